@@ -1,0 +1,44 @@
+# `make` shows what there is.
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow lint format docs bench clean
+SHELL := /bin/sh
+BIN := .venv/bin
+STAMP := .venv/ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PYTEST_ARGS ?=
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(STAMP): requirements.txt requirements-dev.txt scripts/prepare
+	@scripts/prepare
+	@touch $@
+
+run: $(STAMP) ## Start everything on this machine: PORT (8080), EVOFLASK_HOME (var)
+	@exec $(BIN)/python -m evoflask.dev --with-parent
+
+test: $(STAMP) lint ## Lint, types, floors, and the tests with real servers
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## Faults, isolation, many schedules
+	$(BIN)/pytest -m slow --timeout 1800 $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(STAMP) ## Write what is generated from the code
+	$(BIN)/python -m evoflask.settings > docs/settings.md
+
+bench: $(STAMP) ## Cost per event, beside a bare loop on the same machine
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove the tools and their caches; the embedded data in var stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,53 @@
+"""The HTTP process, put together. Nothing imports it; gunicorn and `flask --app app` run it."""
+
+from __future__ import annotations
+
+import os
+
+from flask import Flask
+
+from evoflask import bell, cli, db, outbox
+from evoflask.configuration import Configuration
+from evoflask.manager import EventManager
+from evoflask.settings import Settings
+from evoflask.web import (
+    Parts,
+    deadletters,
+    errors,
+    events,
+    health,
+    instances,
+    lanes,
+    sinks,
+    subscriptions,
+)
+
+BLUEPRINTS = (
+    deadletters.bp,
+    events.bp,
+    health.bp,
+    instances.bp,
+    lanes.bp,
+    sinks.bp,
+    subscriptions.bp,
+)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Connects to nothing yet. Raises `Misconfigured`."""
+    settings = settings or Settings.from_env(os.environ)
+    db.connect(settings)
+    client = outbox.connect(settings.redis_url)
+    box = outbox.Outbox(client)
+    app = Flask("evoflask", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # rows have an order of keys
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    changes = Configuration(box, settings)
+    manager = EventManager(box, settings, bell.connect(settings.rq_redis_url), changes)
+    app.extensions["evoflask"] = Parts(settings, client, box, changes, manager)
+    errors.register(app)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    cli.register(app)
+    app.teardown_appcontext(lambda _: db.close())
+    return app

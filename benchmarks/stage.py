@@ -1,0 +1,167 @@
+"""What a benchmark runs on: a real Redis, SQLite, a receiver in its own process, tenants."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from pathlib import Path
+
+import orjson
+
+from evoflask import configuration, db, models
+from evoflask.dev.receiver import Receiver
+from evoflask.dev.redis_server import RedisServer
+from evoflask.ids import event_id, random_id
+from evoflask.models import Instance, Subscription
+from evoflask.outbox import NewEntry, Outbox, connect, verbs
+from evoflask.outbox.members import key_hash
+from evoflask.settings import Settings
+
+BODY = 1075
+"""Bytes of a text message's `data`, the commonest body that has weight."""
+CHATS = 40
+"""Conversations an instance's events are spread over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds and CPU seconds of some events. CPU is of the process that does the work, not
+    of the receiver, the client or Redis."""
+
+    name: str
+    events: int
+    seconds: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.seconds
+
+    @property
+    def micros(self) -> float:
+        return self.cpu / self.events * 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One instance with one webhook."""
+
+    outbox: str
+    lane: str
+
+
+def data(n: int) -> bytes:
+    """A message's JSON, synthetic, of `BODY` bytes."""
+    message = {
+        "key": {"remoteJid": f"{n % CHATS}@s.whatsapp.net", "fromMe": False, "id": f"{n:032x}"},
+        "pushName": "Somebody",
+        "messageType": "conversation",
+        "message": {"conversation": ""},
+    }
+    short = len(orjson.dumps(message))
+    message["message"] = {"conversation": "x" * (BODY - short)}
+    return orjson.dumps(message)
+
+
+class Stage:
+    """The servers, and tenants filled by hand."""
+
+    def __init__(self, settings: Settings, receiver: Receiver) -> None:
+        self.settings = settings
+        self.receiver = receiver
+        self.outbox = Outbox(connect(settings.redis_url))
+        db.connect(settings)
+        db.upgrade()
+
+    def tenants(self, count: int) -> list[Tenant]:
+        """Instances with a webhook to the receiver, made in bulk."""
+        made = [Tenant(random_id(), random_id()) for _ in range(count)]
+        with db.writing():
+            for n in range(0, count, 50):
+                self._insert(made[n : n + 50])
+        configuration.push_all(self.outbox)
+        return made
+
+    def _insert(self, made: list[Tenant]) -> None:
+        Instance.insert_many(
+            {
+                "name": t.outbox,
+                "outbox": t.outbox,
+                "token_sha256": configuration.sha256(t.outbox),
+                "integration": "EVOLUTION",
+            }
+            for t in made
+        ).execute()
+        rows = Instance.select().where(Instance.outbox.in_([t.outbox for t in made]))
+        ids = {row.outbox: row.id for row in rows}
+        Subscription.insert_many(
+            {
+                "instance": ids[t.outbox],
+                "name": "webhook",
+                "sink": "webhook",
+                "lane": t.lane,
+                "enabled": True,
+                "format": "standard",
+                "concurrency": 8,
+                "order_by": "data.key.remoteJid",
+                "on_failure": "pass",
+                "timeout": 30.0,
+                "settings": {
+                    "url": self.receiver.url("/ok"),
+                    "headers": {},
+                    "byEvents": False,
+                    "base64": False,
+                },
+            }
+            for t in made
+        ).execute()
+
+    def fill(self, tenants: list[Tenant], events: int) -> None:
+        """Spread events over the tenants, appended in batches."""
+        limits = verbs.Limits(retain_entries=self.settings.outbox_retain_entries)
+        epoch = models.epoch()
+        each, more = divmod(events, len(tenants))
+        for t, tenant in enumerate(tenants):
+            count = each + (t < more)
+            for n in range(0, count, 100):
+                entries = [self._entry(tenant, k) for k in range(n, min(n + 100, count))]
+                call = verbs.append(0, tenant.outbox, 1, epoch, entries, limits)
+                assert self.outbox.run(call).status == "ok"
+
+    def _entry(self, tenant: Tenant, n: int) -> NewEntry:
+        key = key_hash(b'"%d@s.whatsapp.net"' % (n % CHATS))
+        to = ((tenant.lane, key),)
+        return NewEntry(event_id(), False, "MESSAGES_UPSERT", b"{}", data(n), to)
+
+    def wait_for(self, events: int, seconds: float) -> float:
+        """Seconds until the receiver has them; it is asked rarely, to cost nothing."""
+        began = time.perf_counter()
+        while self.receiver.count() < events:
+            if time.perf_counter() - began > seconds:
+                raise TimeoutError(f"{self.receiver.count()} of {events} arrived")
+            time.sleep(0.05)
+        return time.perf_counter() - began
+
+
+@contextmanager
+def stage(**changes: object) -> Iterator[Stage]:
+    """Everything, on loopback, gone afterwards."""
+    with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
+        home = Path(name)
+        with RedisServer(home / "redis", socket=home / "s", appendonly=True) as redis:
+            settings = replace(
+                Settings(),
+                home=home,
+                redis_url=redis.url,
+                rq_redis_url=redis.url,
+                database_url=f"sqlite:///{home}/rows.db",
+                api_key="bench",
+                webhook_allow_networks=(ip_network("127.0.0.0/8"),),
+                **changes,  # type: ignore[arg-type]
+            )
+            receiver.control(record=False)
+            yield Stage(settings, receiver)

@@ -1,0 +1,78 @@
+"""The bell: an RQ job that wakes a worker for a sink. The only module that knows RQ's queues.
+
+A lost bell costs a second, the clock rings again; so nothing here is worth a retry. A job
+carries the sink's name and nothing else, its id is random and nothing of it is kept:
+with `unique` or a result that stays, a killed worker would block its bell for minutes.
+"""
+
+from __future__ import annotations
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue, Worker
+from rq.serializers import JSONSerializer
+
+from evoflask.ids import random_id
+
+JOB = "workers.jobs.drain"
+"""By its name: the web process rings without importing what a worker imports."""
+
+PENDING = 8
+"""With so many bells in a queue another one wakes nobody else. Nobody may be there to take
+them, for days."""
+
+
+def connect(url: str, socket_timeout: float = 2.0) -> redis.Redis:
+    """A client that connects at its first command and tries each one once, in seconds."""
+    return redis.Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=socket_timeout,
+        socket_connect_timeout=2.0,
+        health_check_interval=15,
+    )
+
+
+def queue_name(sink: str) -> str:
+    """The name of a sink's RQ queue."""
+    return f"evoflask:{sink}"
+
+
+def queue(connection: redis.Redis, sink: str) -> Queue:
+    """A sink's queue. Its jobs are JSON, never pickle."""
+    return Queue(queue_name(sink), connection=connection, serializer=JSONSerializer)
+
+
+def ring(connection: redis.Redis, sink: str) -> bool:
+    """Enqueues one drain of the sink. False: enough bells wait already.
+
+    Raises `redis.RedisError` when RQ's Redis does not take it.
+    """
+    line = queue(connection, sink)
+    if line.count >= PENDING:
+        return False
+    line.enqueue_call(
+        JOB,
+        args=(sink,),
+        job_id=random_id(),
+        timeout=-1,
+        result_ttl=0,
+        failure_ttl=0,
+        description=f"drain {sink}",
+    )
+    return True
+
+
+def listeners(connection: redis.Redis) -> dict[str, int]:
+    """How many workers listen for each sink; a killed one counts for a minute yet.
+
+    Raises `redis.RedisError`.
+    """
+    heard: dict[str, int] = {}
+    for worker in Worker.all(connection=connection, serializer=JSONSerializer):
+        for name in worker.queue_names():
+            before, _, sink = name.partition(":")
+            if before == "evoflask":
+                heard[sink] = heard.get(sink, 0) + 1
+    return heard

@@ -1,0 +1,608 @@
+"""Every change of configuration, and what the other processes read of it.
+
+A change is one transaction that raises the instance's revision (and the version of each
+subscription that it touches). After the commit `push` reads the rows again and tells Redis
+the whole of it, which is what makes the change hold everywhere: an append with an older
+revision is refused there. The row notes what was pushed; the clock pushes what was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import peewee
+
+from evoflask import db, schemas, sinks
+from evoflask.errors import (
+    BadInput,
+    Conflict,
+    DatabaseDown,
+    NameTaken,
+    NotBuilt,
+    NotFound,
+    OutboxDown,
+    Unavailable,
+)
+from evoflask.ids import NAME, random_id
+from evoflask.models import DeadLetter, Instance, Meta, Subscription
+from evoflask.net import guard
+from evoflask.outbox import Configured, LaneConfig, Outbox, verbs
+from evoflask.routing import Route, Rule
+from evoflask.schemas import NewInstance, NewSubscription, Patch
+from evoflask.settings import Settings
+from evoflask.sinks.base import Target
+
+log = logging.getLogger(__name__)
+
+STORED: Final = "It is stored, and takes hold when the outbox is back."
+NOT_KEPT: Final = "The outbox cannot be reached, or refuses; nothing was kept."
+
+_PAGE: Final = 200
+"""Instances read at once by what walks over all of them."""
+
+_LETTERS: Final = 500
+"""Letters deleted in one transaction: SQLite's other writers wait for it."""
+
+_EPOCH: Final = "epoch"
+"""The database's epoch as a column beside a row's own."""
+
+_COLUMNS: Final = {
+    "enabled": "enabled",
+    "events": "events",
+    "format": "format",
+    "concurrency": "concurrency",
+    "orderBy": "order_by",
+    "onFailure": "on_failure",
+    "retry": "retry",
+    "timeout": "timeout",
+}
+"""The common fields of a body, and the columns that hold them."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An instance with its subscriptions and the database's epoch, as of one moment."""
+
+    instance: Instance
+    epoch: str
+    subscriptions: tuple[Subscription, ...]
+
+    def sink(self, name: str) -> Subscription | None:
+        """The subscription that the Evolution-style routes of a sink manage."""
+        return next((each for each in self.subscriptions if each.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new instance, and its token, which nobody can read again."""
+
+    state: State
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """What a drain must know of a lane. `retry` None: the server's schedule, in seconds."""
+
+    target: Target
+    concurrency: int
+    wait: bool
+    retry: tuple[float, ...] | None
+    instance_name: str
+    subscription_name: str
+
+
+def sha256(token: str) -> str:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def _live(name: str) -> Any:
+    return (Instance.name == name) & Instance.deleted_at.is_null()
+
+
+def _states(where: Any, limit: int | None = None) -> list[State]:
+    """One statement, so that row, subscriptions and epoch are of one moment."""
+    ids = Instance.select(Instance.id).where(where).order_by(Instance.id)
+    epoch = Meta.select(Meta.value).where(Meta.key == "epoch")
+    query = (
+        Instance.select(Instance, Subscription, epoch.alias(_EPOCH))
+        .join(Subscription, peewee.JOIN.LEFT_OUTER, attr="joined")
+        .where(where if limit is None else Instance.id.in_(ids.limit(limit)))
+        .order_by(Instance.id, Subscription.id)
+    )
+    found: dict[int, tuple[Instance, list[Subscription]]] = {}
+    with db.translate():
+        for row in query:
+            _, subscriptions = found.setdefault(row.id, (row, []))
+            joined = getattr(row, "joined", None)
+            if joined is not None and joined.id is not None:
+                joined.instance = row  # else the first look at it is a query
+                subscriptions.append(joined)
+    return [State(row, str(getattr(row, _EPOCH)), tuple(subs)) for row, subs in found.values()]
+
+
+def find(name: str) -> State | None:
+    """A live instance by name."""
+    if not NAME.fullmatch(name):
+        return None
+    return next(iter(_states(_live(name))), None)
+
+
+def get(name: str) -> State:
+    """The same. Raises `NotFound`."""
+    state = find(name)
+    if state is None:
+        raise _no_instance(name)
+    return state
+
+
+def get_subscription(name: str, subscription: str) -> Subscription:
+    """Raises `NotFound`."""
+    found = get(name).sink(subscription)
+    if found is None:
+        raise _no_subscription(subscription)
+    return found
+
+
+def list_instances(
+    *,
+    token_sha256: str | None = None,
+    name: str | None = None,
+    outbox: str | None = None,
+    number: str | None = None,
+) -> list[State]:
+    """Live instances in the order of their creation. A None does not restrict."""
+    where = Instance.deleted_at.is_null()
+    for column, value in (
+        (Instance.token_sha256, token_sha256),
+        (Instance.name, name),
+        (Instance.outbox, outbox),
+        (Instance.number, number),
+    ):
+        if value is not None:
+            if "\x00" in value:  # PostgreSQL takes none in a parameter
+                return []
+            where &= column == value
+    return _states(where)
+
+
+def read_route(name: str) -> Route | None:
+    """A live instance as an emit sees it."""
+    state = find(name)
+    if state is None:
+        return None
+    row = state.instance
+    return Route(
+        name=row.name,
+        outbox=row.outbox,
+        partition=row.partition,
+        revision=row.revision,
+        epoch=state.epoch,
+        token_sha256=row.token_sha256,
+        rules=tuple(
+            Rule(
+                lane=each.lane,
+                name=each.name,
+                sink=each.sink,
+                enabled=each.enabled,
+                events=frozenset(each.events),
+                order_by=each.order_by,
+            )
+            for each in state.subscriptions
+        ),
+    )
+
+
+def read_lane_settings(lanes: Iterable[str]) -> dict[str, LaneSettings]:
+    """What a drain must know of these lanes, in one query. A lane without a row is left out."""
+    query = (
+        Subscription.select(Subscription, Instance)
+        .join(Instance)
+        .where(Subscription.lane.in_(list(lanes)) & Instance.deleted_at.is_null())
+    )
+    with db.translate():
+        return {row.lane: _lane_settings(row) for row in query}
+
+
+def read_target(lane: str) -> Target | None:
+    """A lane's subscription as its sink sees it."""
+    settings = read_lane_settings([lane]).get(lane)
+    return settings.target if settings else None
+
+
+def _lane_settings(row: Subscription) -> LaneSettings:
+    return LaneSettings(
+        target=Target(
+            sid=row.lane,
+            version=row.version,
+            instance=row.instance.name,
+            sink=row.sink,
+            format=row.format,
+            timeout=row.timeout,
+            settings=row.settings,
+            secret=row.secret,
+        ),
+        concurrency=row.concurrency,
+        wait=row.on_failure == "wait",
+        retry=None if row.retry is None else tuple(row.retry),
+        instance_name=row.instance.name,
+        subscription_name=row.name,
+    )
+
+
+# --- telling Redis ---------------------------------------------------------------------------
+
+
+def push(outbox: Outbox, i: str) -> Configured:
+    """Bring Redis in line with the row of the outbox `<i>`, as it is now.
+
+    Raises `OutboxDown`, `OutboxFull` or `DatabaseDown`. A row that is gone changes nothing.
+    """
+    states = _states(Instance.outbox == i)
+    return _push(outbox, states[0]) if states else Configured()
+
+
+def push_row(outbox: Outbox, row: Instance) -> Configured:
+    """The same for a row that the caller has."""
+    return push(outbox, row.outbox)
+
+
+def push_stale(outbox: Outbox, limit: int = _PAGE, *, idle: float = 2.0) -> int:
+    """Push rows that Redis was not told of. Returns how many.
+
+    `idle`: a row is left to the process that changed it for so many seconds, because a
+    delete's count of discarded deliveries goes to whoever pushes it.
+    """
+    where = (Instance.pushed != Instance.revision) & (Instance.updated_at < time.time() - idle)
+    states = _states(where, limit)
+    for state in states:
+        _push(outbox, state)
+    return len(states)
+
+
+def push_all(outbox: Outbox) -> int:
+    """Push every row, tombstones too: for a Redis that lost something. Returns how many."""
+    done, last = 0, 0
+    while states := _states(Instance.id > last, _PAGE):
+        for state in states:
+            _push(outbox, state)
+        done, last = done + len(states), states[-1].instance.id
+    return done
+
+
+def _push(outbox: Outbox, state: State) -> Configured:
+    row = state.instance
+    outbox.add_partition(row.partition)
+    lanes = [_lane(each) for each in state.subscriptions if each.sink != "websocket"]
+    configured = outbox.run(
+        verbs.configure(
+            row.partition,
+            row.outbox,
+            row.revision,
+            state.epoch,
+            lanes,
+            deleted=row.deleted_at is not None,
+        )
+    )
+    if not configured.newer and row.pushed != row.revision:
+        _note_pushed(row)
+    return configured
+
+
+def _lane(row: Subscription) -> LaneConfig:
+    return LaneConfig(
+        s=row.lane,
+        sink=row.sink,
+        enabled=row.enabled,
+        concurrency=row.concurrency,
+        wait=row.on_failure == "wait",
+        stopped=row.stopped,
+        version=row.version,
+    )
+
+
+def _note_pushed(row: Instance) -> None:
+    """Redis knows already: when this fails, the clock pushes the same once more."""
+    note = Instance.update(pushed=row.revision)
+    try:
+        with db.writing():
+            note.where((Instance.id == row.id) & (Instance.pushed < row.revision)).execute()
+    except DatabaseDown:
+        log.warning("a pushed revision was not noted", extra={"instance": row.name})
+
+
+# --- changing --------------------------------------------------------------------------------
+
+
+class _Change:
+    """A change under way; `state` and `told` are there when it is done."""
+
+    state: State
+    told: Configured
+
+    def __init__(self, row: Instance) -> None:
+        self.row = row
+
+    def subscription(self, name: str) -> Subscription:
+        """As it is now, where nobody has deleted it since."""
+        found = self.state.sink(name)
+        if found is None:
+            raise _no_subscription(name)
+        return found
+
+
+class Configuration:
+    """The one way in for changes. Holds no state but what it was made of."""
+
+    def __init__(self, outbox: Outbox, settings: Settings) -> None:
+        self._outbox = outbox
+        self._settings = settings
+
+    def create(self, new: NewInstance) -> Created:
+        """A new instance with the sinks of its body.
+
+        Raises `NameTaken`, `BadInput`, `NotBuilt`, `Unavailable`; nothing is kept then. The
+        token cannot be shown again, so an instance whose push failed is taken back.
+        """
+        token = new.token or str(uuid.uuid4()).upper()
+        row = self._insert(new, token)
+        try:
+            state, _ = self._tell(row)
+        except Unavailable as error:
+            with db.writing():
+                _bury_row(row)
+                _raise_revision(row)
+            raise OutboxDown(NOT_KEPT) from error
+        return Created(state, token)
+
+    def delete(self, name: str) -> int:
+        """Delete an instance, its subscriptions and letters. The name is free at once.
+
+        Returns how many deliveries were discarded. Raises `NotFound`, `Unavailable`.
+        """
+        with self._changing(name) as change:
+            _bury_row(change.row)
+        _delete_letters(change.row.id)
+        return sum(change.told.discarded.values())
+
+    def set_sinks(
+        self, name: str, patches: Mapping[str, Patch], *, enabled: bool | None = None
+    ) -> State:
+        """Set the subscriptions that have their sinks' names, all of them or none.
+
+        `enabled`: what a subscription is that says nothing about it, the first time. Returns
+        the instance as stored. Raises `NotFound`, `BadInput`, `NotBuilt`, `Unavailable`.
+        """
+        with self._changing(name) as change:
+            self._store(change.row, patches, enabled)
+        return change.state
+
+    def set_instance(self, name: str, data: Mapping[str, Any]) -> State:
+        """The seed's verb: several sinks at once, a missing `enabled` means true."""
+        return self.set_sinks(name, schemas.event_body(data), enabled=True)
+
+    def add(self, name: str, new: NewSubscription) -> Subscription:
+        """A named subscription. Raises `Conflict` where the name is taken, else as `set_sinks`."""
+        with self._changing(name) as change:
+            if _subscriptions(change.row).get(new.name):
+                raise Conflict(f'This name "{new.name}" is already in use.')
+            self._store(change.row, {new.name: new.patch}, None)
+        return change.subscription(new.name)
+
+    def change(self, name: str, subscription: str, patch: Patch) -> Subscription:
+        """Change what the patch names. Raises `NotFound`, else as `set_sinks`."""
+        with self._changing(name) as change:
+            stored = _subscription(change.row, subscription)
+            if stored.sink != patch.sink:  # deleted and made again since the body was checked
+                raise Conflict("The subscription was replaced meanwhile; try again.")
+            self._store(change.row, {subscription: patch}, None)
+        return change.subscription(subscription)
+
+    def stop(self, name: str, subscription: str, stopped: bool) -> Subscription:
+        """Pause a lane (its backlog stays), or let it go on, at once even if its failures had
+        paused it. Raises `NotFound`, `Conflict`, `Unavailable`."""
+        with self._changing(name) as change:
+            stored = _subscription(change.row, subscription)
+            if stored.sink == "websocket":
+                raise Conflict("A websocket subscription has no lane.")
+            # Another version ends the pause of a failing lane (configure.lua): whoever lets
+            # it go on wants it looked at now. Stopping it leaves that pause as it is.
+            version = Subscription.version + (not stopped)
+            flag = Subscription.update(stopped=stopped, version=version)
+            flag.where(Subscription.id == stored.id).execute()
+        return change.subscription(subscription)
+
+    def remove(self, name: str, subscription: str) -> int:
+        """Delete a subscription. Returns how many deliveries were discarded.
+
+        Raises `NotFound`, `Unavailable`.
+        """
+        with self._changing(name) as change:
+            stored = _subscription(change.row, subscription)
+            Subscription.delete().where(Subscription.id == stored.id).execute()
+        return change.told.discarded.get(stored.lane, 0)
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[_Change]:
+        """One change of an instance: locked, raised, committed, told to Redis."""
+        with db.writing():
+            change = _Change(_locked(name))
+            yield change
+            _raise_revision(change.row)
+        change.state, change.told = self._tell(change.row)
+
+    def _tell(self, row: Instance) -> tuple[State, Configured]:
+        try:
+            states = _states(Instance.id == row.id)
+            if not states:  # deleted since, and forgotten
+                raise _no_instance(row.name)
+            return states[0], _push(self._outbox, states[0])
+        except Unavailable as error:
+            raise OutboxDown(STORED) from error
+
+    def _insert(self, new: NewInstance, token: str) -> Instance:
+        taken = NameTaken(f'This name "{new.name}" is already in use.')
+        try:
+            with db.writing():
+                if Instance.select().where(_live(new.name)).exists():
+                    raise taken
+                row: Instance = Instance.create(
+                    name=new.name,
+                    partition=secrets.randbelow(self._settings.outbox_partitions),
+                    token_sha256=sha256(token),
+                    integration=new.integration,
+                    number=new.number,
+                )
+                self._store(row, new.sinks, True)
+        except peewee.IntegrityError as error:  # PostgreSQL lets two creators run side by side
+            raise taken from error
+        return row
+
+    def _store(self, row: Instance, patches: Mapping[str, Patch], enabled: bool | None) -> None:
+        """Write the subscriptions of these names: all are checked before one is written."""
+        stored = _subscriptions(row)
+        merged: dict[str, dict[str, Any]] = {}
+        faults: list[str] = []
+        for name, patch in patches.items():
+            old = stored.get(name)
+            try:
+                merged[name] = schemas.merge(patch, fields_of(old) if old else None, enabled)
+                self._check_address(patch, merged[name])
+            except BadInput as error:
+                faults += error.messages
+        if faults:
+            raise BadInput(*faults)
+        for name, patch in patches.items():
+            if merged[name]["enabled"] and not sinks.built(patch.sink):
+                raise NotBuilt(
+                    f"{patch.sink}: This sink cannot be enabled yet; "
+                    'with "enabled": false its configuration is stored.'
+                )
+        for name, patch in patches.items():
+            _write(row, name, patch.sink, merged[name], stored.get(name))
+
+    def _check_address(self, patch: Patch, merged: Mapping[str, Any]) -> None:
+        """Names are looked up when they are used; an address that is written out says it now."""
+        url = merged["url"] if patch.sink == "webhook" else None
+        if url is None:
+            return
+        host = urlsplit(url).hostname or ""
+        refused = guard.check_literal(host, self._settings.webhook_allow_networks)
+        if refused:
+            at = f"{patch.at}.url" if patch.at else "url"
+            raise BadInput(f"{at}: Must not be reached: {refused}.")
+
+
+def fields_of(row: Subscription) -> dict[str, Any]:
+    """A row as a body would say it, secrets included: what `schemas.merge` lays a patch over."""
+    common = {field: getattr(row, column) for field, column in _COLUMNS.items()}
+    found: dict[str, Any] = schemas.defaults(row.sink) | row.settings | common
+    if row.sink == "webhook":
+        found["secret"] = row.secret
+    return found
+
+
+def _write(
+    row: Instance, name: str, sink: str, merged: Mapping[str, Any], old: Subscription | None
+) -> None:
+    values: dict[str, Any] = {column: merged[field] for field, column in _COLUMNS.items()}
+    values["secret"] = merged["secret"] if sink == "webhook" else None
+    values["settings"] = {field: merged[field] for field in schemas.setting_names(sink)}
+    if old is None:
+        Subscription.create(instance=row, name=name, sink=sink, **values)
+        return
+    values |= {"version": Subscription.version + 1, "updated_at": time.time()}
+    Subscription.update(**values).where(Subscription.id == old.id).execute()
+
+
+def _locked(name: str) -> Instance:
+    """The live row, kept from other writers until the transaction ends. Raises `NotFound`."""
+    if NAME.fullmatch(name):
+        found: Instance | None = db.for_update(Instance.select().where(_live(name))).first()
+        if found is not None:
+            return found
+    raise _no_instance(name)
+
+
+def _subscriptions(row: Instance) -> dict[str, Subscription]:
+    query = Subscription.select().where(Subscription.instance == row)
+    return {each.name: each for each in query}
+
+
+def _subscription(row: Instance, name: str) -> Subscription:
+    found = _subscriptions(row).get(name)
+    if found is None:
+        raise _no_subscription(name)
+    return found
+
+
+def _raise_revision(row: Instance) -> None:
+    change = Instance.update(revision=Instance.revision + 1, updated_at=time.time())
+    change.where(Instance.id == row.id).execute()
+
+
+def _bury_row(row: Instance) -> None:
+    """Make a tombstone of a live row, within a transaction."""
+    Subscription.delete().where(Subscription.instance == row).execute()
+    Instance.update(deleted_at=time.time()).where(Instance.id == row.id).execute()
+
+
+def _delete_letters(instance_id: int) -> int:
+    """Bodies may be many: a bounded piece at a time."""
+    piece = DeadLetter.select(DeadLetter.id).where(DeadLetter.instance_id == instance_id)
+    deleted = 0
+    while True:
+        with db.writing():
+            gone: int = (
+                DeadLetter.delete().where(DeadLetter.id.in_(piece.limit(_LETTERS))).execute()
+            )
+        deleted += gone
+        if gone < _LETTERS:
+            return deleted
+
+
+def adopt() -> str:
+    """Give a restored database a new epoch: whatever revisions Redis knows are of another one,
+    so every row is pushed again. Returns the epoch."""
+    epoch = random_id()
+    with db.writing():
+        Meta.update(value=epoch).where(Meta.key == "epoch").execute()
+        Instance.update(pushed=0).execute()
+    return epoch
+
+
+def tombstones(before: float, limit: int = _PAGE) -> list[Instance]:
+    """Deleted instances that Redis knows to be deleted since before a date (Unix seconds)."""
+    pushed = Instance.pushed == Instance.revision
+    with db.translate():
+        query = Instance.select().where((Instance.deleted_at < before) & pushed)
+        return list(query.order_by(Instance.id).limit(limit))
+
+
+def forget(row: Instance) -> None:
+    """Remove a tombstone whose keys are gone, with letters that came late."""
+    _delete_letters(row.id)
+    with db.writing():
+        dead = Instance.deleted_at.is_null(False)
+        Instance.delete().where((Instance.id == row.id) & dead).execute()
+
+
+def _no_instance(name: str) -> NotFound:
+    return NotFound(f'The "{name[:100]}" instance does not exist')
+
+
+def _no_subscription(name: str) -> NotFound:
+    return NotFound(f'The subscription "{name[:100]}" does not exist')

@@ -1,0 +1,176 @@
+"""What must happen by time: ring, bury, expire, trim, sweep, mend. All of it is idempotent.
+
+One clock does it at a time, under a lease that ends by itself; a drain that is awake does it
+when the lease lapsed. Each chore is bounded a tick, and none walks all tenants.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from evoflask import bell, configuration, db, deadletters, health, models
+from evoflask.errors import EvoflaskError
+from evoflask.ids import random_id
+from evoflask.log import Repeats
+from evoflask.outbox import Outbox, connect, verbs
+from evoflask.outbox.timetable import Lease, Timetable
+from evoflask.outbox.verbs import Backlog
+from evoflask.settings import Settings
+from evoflask.sinks import SINKS
+
+log = logging.getLogger(__name__)
+
+LEASE = 5.0
+"""Seconds after which another process does the chores of one that fell silent."""
+PIECE = 200
+"""Entries that one script handles: some milliseconds of Redis."""
+ROUNDS = 50
+"""Scripts that one chore runs a tick at most, a partition."""
+LANES = 100
+"""Lanes or instances that one chore looks at, a tick and partition."""
+RELIEF = 0.7
+"""Share of maxmemory above which retention gives way."""
+SHORT = 0.8
+"""Share of maxmemory above which heavy lanes give way."""
+TOMBSTONE_SECONDS = 60.0
+"""How long a deleted row stays after its keys were set aside, at least."""
+SINK_NAMES = [name for name in SINKS if name != "websocket"]
+
+
+class Chores:
+    """Built by the clock, and by a worker that stands in for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        db.connect(settings)
+        self._outbox = Outbox(connect(settings.redis_url, connections=4))
+        self._bells = bell.connect(settings.rq_redis_url)
+        self._lease = Lease(self._outbox, random_id(), LEASE)
+        self._timetable = Timetable(self._outbox)
+        self._known: tuple[str, str] | None = None
+        """(Redis' run id, the database's epoch) that everything was pushed to."""
+        self._failures: dict[str, Repeats] = {}
+
+    def tick(self) -> None:
+        """Does what is due, if nobody else does. Raises what Redis raises for the lease."""
+        if not self._lease.take():
+            self._known = None
+            return
+        partitions = self._outbox.partitions(self._settings.outbox_partitions)
+        self._do("ring", lambda: self._each(partitions, self._ring))
+        self._do("push", self._push)
+        self._do("expire", lambda: self._each(partitions, self._expire))
+        self._do("relieve", lambda: self._each(partitions, self._relieve))
+        self._do("bury", lambda: self._each(partitions, self._bury))
+        self._do("trim", lambda: self._each(partitions, self._trim))
+        self._do("sweep", lambda: self._each(partitions, self._sweep))
+        self._do("letters", self._letters)
+        self._do("tombstones", self._tombstones)
+
+    def _do(self, name: str, chore: Callable[[], object]) -> None:
+        """One chore; that it fails keeps no other from being done."""
+        failures = self._failures.setdefault(name, Repeats(log))
+        try:
+            chore()
+        except EvoflaskError as error:
+            failures.tell(f"the chore {name} failed", error)
+        else:
+            failures.over(f"the chore {name} is done again")
+            self._timetable.done(name)
+
+    def _each(self, partitions: list[int], chore: Callable[[int], object]) -> None:
+        for partition in partitions:
+            chore(partition)
+            self._lease.take()
+
+    # -- waking ------------------------------------------------------------------------------
+
+    def _ring(self, partition: int) -> None:
+        for sink in self._outbox.run(verbs.ring(partition, SINK_NAMES)):
+            bell.ring(self._bells, sink)
+
+    # -- configuration -----------------------------------------------------------------------
+
+    def _push(self) -> None:
+        """Rows that Redis was not told of; all of them to a Redis that started anew."""
+        now = (self._timetable.run_id(), models.epoch())
+        if self._known != now:
+            health.log_durability(self._outbox)
+            pushed = configuration.push_all(self._outbox)
+            if self._known is not None or pushed:
+                log.info("configuration was pushed to Redis", extra={"instances": pushed})
+            self._known = now
+        else:
+            configuration.push_stale(self._outbox)
+
+    def _tombstones(self) -> None:
+        """Rows of deleted instances go once nothing of theirs is left to sweep."""
+        if self._timetable.sweeping():
+            return
+        for row in configuration.tombstones(time.time() - TOMBSTONE_SECONDS):
+            configuration.forget(row)
+
+    # -- limits ------------------------------------------------------------------------------
+
+    def _backlog(self) -> Backlog:
+        s = self._settings
+        return Backlog(s.lane_backlog_seconds, s.lane_backlog_entries, s.lane_backlog_bytes)
+
+    def _expire(self, partition: int) -> None:
+        """Lanes beyond a limit of age, entries or bytes."""
+        seconds = self._settings.lane_backlog_seconds
+        old = self._timetable.older_than(partition, SINK_NAMES, seconds, LANES)
+        for lane in [*old, *self._timetable.over(partition, LANES)]:
+            self._expire_lane(partition, lane, self._backlog())
+
+    def _expire_lane(self, partition: int, lane: str, limit: Backlog) -> None:
+        for _ in range(ROUNDS):
+            if not self._outbox.run(verbs.expire(partition, lane, limit, n=PIECE))[1]:
+                return
+
+    def _relieve(self, partition: int) -> None:
+        """Memory is short: the oldest of the heaviest lanes go to the letters, down to an
+        equal share, and a little at a time so that their letters keep up."""
+        if self._timetable.memory_share() < SHORT:
+            return
+        for lane, weight, share in self._timetable.heaviest(partition, 10):
+            limit = Backlog(
+                1e9,
+                10**9,
+                max(share, weight * 3 // 4),
+                "memory is short, and more than a fair share waited here",
+            )
+            self._expire_lane(partition, lane, limit)
+            deadletters.bury(self._outbox, partition, lane)
+
+    # -- what ended --------------------------------------------------------------------------
+
+    def _bury(self, partition: int) -> None:
+        end = time.monotonic() + 0.7
+        for lane in self._timetable.graves(partition, LANES):
+            while deadletters.bury(self._outbox, partition, lane) and time.monotonic() < end:
+                pass
+
+    def _trim(self, partition: int) -> None:
+        s = self._settings
+        entries, seconds = s.outbox_retain_entries, float(s.outbox_retain_seconds)
+        instances = self._timetable.aged(partition, 0.0, LANES)
+        if self._timetable.memory_share() >= RELIEF:
+            entries, seconds = 0, 0.0
+            instances = self._timetable.aged(partition, s.outbox_retain_seconds, LANES * 10)
+        for i in instances:
+            for _ in range(ROUNDS):
+                call = verbs.trim(partition, i, entries=entries, seconds=seconds, n=PIECE)
+                if not self._outbox.run(call)[1]:
+                    break
+
+    def _sweep(self, partition: int) -> None:
+        for _ in range(ROUNDS):
+            if not self._outbox.run(verbs.sweep(partition)):
+                return
+
+    def _letters(self) -> None:
+        deadletters.confirm(self._timetable.persisted(), time.time())
+        deadletters.forget(time.time() - self._settings.deadletter_key_seconds)

@@ -1,0 +1,762 @@
+"""The drain: one event loop that empties lanes, of every sink that its worker serves.
+
+Four loops share its state, each woken by an event of its own and none waiting for another:
+the taker asks for lanes that are due, the reader fetches bodies, `_start` puts deliveries
+under way in turns, the settler tells Redis how they ended, all lanes in one round trip.
+Redis is the truth throughout: what is in here can be lost at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import random
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import orjson
+
+from evoflask import bell, db, sinks
+from evoflask.configuration import LaneSettings, read_lane_settings
+from evoflask.delivery import outcomes
+from evoflask.delivery.held import Lane, Load, Policies, Station
+from evoflask.delivery.holds import Hold, Renewer
+from evoflask.delivery.lanes import Item
+from evoflask.delivery.retry import Policy
+from evoflask.delivery.slots import Slot
+from evoflask.errors import DatabaseDown, Unavailable
+from evoflask.ids import random_id
+from evoflask.log import Repeats
+from evoflask.outbox import AsyncOutbox, Ended, Held, Settled, Want, connect_async, verbs
+from evoflask.outbox.members import at_of, size_of
+from evoflask.outbox.verbs import Call
+from evoflask.settings import Settings
+from evoflask.sinks.base import Attempt, Delivery, Outcome
+
+log = logging.getLogger(__name__)
+
+LANES = 64
+"""Lanes that one take asks for."""
+TURNS = 128
+"""Lanes waiting for a turn, of the proven ones, above which no more are taken."""
+HELD = 8000
+"""Lanes held at most."""
+POLL = 0.25
+"""Seconds between looks at `due` when nothing told of anything."""
+TICK = 0.05
+"""Seconds between looks at what has become old: slots, outcomes that wait to be settled."""
+AGAIN = 1.0
+"""Seconds after which a lane that ran out of ids, and is still held, asks again (for retries)."""
+SETTLE_AT = 32
+"""Outcomes of a lane that are settled without waiting for more."""
+SETTLE_AFTER = 0.05
+"""Seconds that an outcome waits for others of its lane."""
+SETTLE_MANY = 64
+"""Lanes settled in one round trip."""
+READ_MANY = 256
+READ_BYTES = 4 * 1024 * 1024
+"""Bounds of one read of bodies; a single larger one is read alone."""
+AWAKE = 4.0
+"""Seconds for which `awake` holds; told every second."""
+CACHE = 20_000
+"""Lanes whose settings are kept."""
+MARGIN = 0.2
+"""Seconds before a hold's end at which nothing more is started."""
+
+
+class Drain:
+    """All methods are for the loop that `start` ran on."""
+
+    def __init__(self, settings: Settings, served: Sequence[str], *, alone: bool = False) -> None:
+        self._settings = settings
+        self._served = list(served)
+        self._alone = alone
+        """Serve quarantined lanes only: one lane, one entry at a time."""
+        self._policy = Policy(
+            settings.retry_schedule, settings.retry_jitter, settings.retry_after_cap
+        )
+        self._stations: dict[str, Station] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._cache: OrderedDict[str, tuple[tuple[str, str], LaneSettings]] = OrderedDict()
+        self._partitions = list(range(settings.outbox_partitions))
+        self._nudge = asyncio.Event()
+        self._read = asyncio.Event()
+        self._settle = asyncio.Event()
+        self._to_read: deque[Lane] = deque()
+        self._to_settle: deque[Lane] = deque()
+        self._unsettled: deque[Lane] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flights: set[asyncio.Task[None]] = set()
+        self._jobs = 0
+        self._stopping = False
+        self._worked = 0.0
+        self._offset = 0.0
+        """Redis' clock minus ours, seconds."""
+        self._child: asyncio.subprocess.Process | None = None
+        self._failures = Repeats(log, expected=(Unavailable,))
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connects and begins to listen; takes nothing before `drain_until_quiet`."""
+        db.connect(self._settings)
+        _tune_collector()
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="rows")
+        self._outbox = AsyncOutbox(connect_async(self._settings.redis_url))
+        await self._find_partitions()
+        self._stations = {
+            name: Station(name, sinks.load(name)(self._settings), self._settings)  # type: ignore[call-arg]
+            for name in self._served
+        }
+        self._renewer = Renewer(
+            self._settings.redis_url,
+            self._settings.hold_seconds,
+            self._on_lost_in_thread,
+        )
+        self._renewer.start()
+        loops = [self._take_loop, self._read_loop, self._settle_loop, self._tick_loop]
+        for run in [*loops, self._listen_loop, self._second_loop]:
+            self._tasks.add(self._loop.create_task(self._forever(run)))
+
+    async def drain_until_quiet(self, max_seconds: float, quiet_seconds: float) -> None:
+        """Works until nothing was due for `quiet_seconds`, at most `max_seconds`; then rings
+        for what is left."""
+        until = time.monotonic() + max_seconds
+        self._jobs += 1
+        self._worked = time.monotonic()
+        try:
+            await self._outbox.awake(self._partitions, self._served, AWAKE)
+            self._nudge.set()
+            while not self._stopping and time.monotonic() < until:
+                if time.monotonic() - self._worked > quiet_seconds:
+                    break
+                await asyncio.sleep(0.1)
+        finally:
+            self._jobs -= 1
+            if not self._jobs:
+                await self._fall_asleep()
+
+    async def stop(self, grace: float) -> None:
+        """Starts nothing more; finishes what is under way or, after `grace` seconds, leaves
+        it on its lane."""
+        self._stopping = True
+        end = time.monotonic() + grace
+        for lane in list(self._lanes.values()):
+            lane.halted = lane.work.stopping = True
+            self._drop_unstarted(lane)
+            self._consider(lane)
+        # Lanes go one by one, at no one place that could set an event.
+        while self._lanes and time.monotonic() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await _end_tasks({*self._tasks, *self._flights})
+        if self._child and self._child.returncode is None:
+            self._child.terminate()
+            await self._child.wait()
+        self._renewer.close()
+        for station in self._stations.values():
+            await station.sink.close()
+        await self._outbox.redis.aclose()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _forever(self, run: Callable[[], Awaitable[None]]) -> None:
+        """A loop that survives whatever happens in it."""
+        while True:
+            try:
+                await run()
+            except Exception as error:
+                self._failures.tell(f"{run.__name__.strip('_')} failed", error)
+                await asyncio.sleep(0.2 + 0.3 * random.random())
+            else:
+                self._failures.over("the drain goes on")
+
+    async def _fall_asleep(self) -> None:
+        """Erase `awake`, look once more, and ring if anything is left."""
+        if self._alone:
+            return
+        try:
+            await self._outbox.awake(self._partitions, self._served, 0)
+            for partition in self._partitions:
+                for sink in await self._outbox.run(verbs.ring(partition, self._served)):
+                    await self._loop.run_in_executor(self._threads, self._ring, sink)
+        except Unavailable as error:
+            log.info("no bell before sleep, the clock will ring: %s", error)
+
+    def _ring(self, sink: str) -> None:
+        with bell.connect(self._settings.rq_redis_url) as connection:
+            bell.ring(connection, sink)
+
+    async def _find_partitions(self) -> None:
+        known = set(await self._outbox.partitions()) | set(range(self._settings.outbox_partitions))
+        self._partitions = sorted(known)
+
+    # -- taking ------------------------------------------------------------------------------
+
+    async def _take_loop(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nudge.wait(), POLL)
+        self._nudge.clear()
+        if not self._jobs or self._stopping:
+            await self._nudge.wait()
+        for station in self._stations.values():
+            for partition in self._partitions:
+                while self._may_take(station):
+                    if await self._take(station, partition) < (1 if self._alone else LANES):
+                        break
+
+    def _may_take(self, station: Station) -> bool:
+        if not self._jobs or self._stopping:
+            return False
+        if self._alone:
+            return not self._lanes
+        return len(station.turns[True]) < TURNS and len(self._lanes) < HELD
+
+    async def _take(self, station: Station, partition: int) -> int:
+        seconds = self._settings.hold_seconds
+        before = time.monotonic()
+        taken = await self._outbox.run(
+            verbs.take(
+                partition,
+                station.name,
+                random_id(),
+                hold=seconds,
+                lanes=1 if self._alone else LANES,
+                ids=256,
+                alone=self._alone,
+            )
+        )
+        self._offset = taken.now - time.time()
+        if taken.lanes:
+            self._worked = time.monotonic()
+            await self._admit(station, taken.lanes, before + seconds)
+        return len(taken.lanes)
+
+    async def _admit(self, station: Station, lanes: Sequence[Held], end: float) -> None:
+        """Lanes whose settings are known begin at once; the others wait for their rows, and
+        nobody waits for them."""
+        missing = []
+        for held in lanes:
+            kept = self._cache.get(held.lane)
+            if kept and kept[0] == held.revision:
+                self._cache.move_to_end(held.lane)
+                self._begin(station, held, kept[1], end)
+            else:
+                missing.append(held)
+        if missing:
+            self._background(self._admit_read(station, missing, end))
+
+    async def _admit_read(self, station: Station, lanes: Sequence[Held], end: float) -> None:
+        try:
+            read = await self._rows([held.lane for held in lanes])
+        except DatabaseDown as error:
+            self._failures.tell("settings cannot be read", error)
+            until = round((time.time() + self._offset + 1 + random.random()) * 1000)
+            await self._turn_away(lanes, {"until": until})
+            return
+        await self._turn_away(
+            [held for held in lanes if held.lane not in read], {"on": 0, "orphan": 1}
+        )
+        for held in lanes:
+            if held.lane in read:
+                self._keep(held.lane, held.revision, read[held.lane])
+                self._begin(station, held, read[held.lane], end)
+
+    def _begin(self, station: Station, held: Held, settings: LaneSettings, end: float) -> None:
+        hold = Hold(held.partition, held.lane, held.token, end)
+        lane = Lane(held, settings, self._policies_of(settings), station, hold)
+        if self._alone:
+            lane.work.exhausted = True
+        self._lanes[held.lane] = lane
+        self._renewer.add(hold)
+        if self._stopping:
+            lane.halted = lane.work.stopping = True
+        self._consider(lane)
+
+    def _policies_of(self, settings: LaneSettings) -> Policies:
+        if settings.retry is None:
+            return Policies(self._policy, self._policy)
+        own = Policy(settings.retry, self._policy.jitter, self._policy.retry_after_cap)
+        return Policies(own, own if own.schedule else self._policy)
+
+    def _keep(self, lane: str, revision: tuple[str, str], settings: LaneSettings) -> None:
+        self._cache[lane] = (revision, settings)
+        self._cache.move_to_end(lane)
+        while len(self._cache) > CACHE:
+            self._cache.popitem(last=False)
+
+    async def _rows(self, lanes: list[str]) -> dict[str, LaneSettings]:
+        return await self._loop.run_in_executor(self._threads, read_lane_settings, lanes)
+
+    async def _turn_away(self, lanes: Sequence[Held], facts: dict[str, str | int]) -> None:
+        """Give lanes back that cannot begin: without a row they come off `due` and are kept
+        (the audit reports them), without a database they are looked at again soon."""
+        await self._outbox.run_many(
+            [
+                verbs.settle(held.partition, held.lane, held.token, [], hold=0, facts=facts)
+                for held in lanes
+            ]
+        )
+
+    async def _listen_loop(self) -> None:
+        partitions = self._partitions
+        async for sink, lane_id in self._outbox.listen(partitions):
+            lane = self._lanes.get(lane_id)
+            if lane is not None:
+                lane.work.exhausted = False
+                self._consider(lane)
+            elif sink in self._stations:
+                self._nudge.set()
+            elif self._partitions != partitions:
+                return
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def _read_loop(self) -> None:
+        await self._read.wait()
+        self._read.clear()
+        while batch := self._collect():
+            try:
+                await self._fetch(batch)
+            except BaseException:
+                for lane, item, slot in batch:
+                    item.reading = False
+                    lane.loaded -= 1
+                    lane.station.slots.release(slot)
+                    self._want_read(lane)
+                raise
+
+    def _want_read(self, lane: Lane) -> None:
+        if not lane.reading and not lane.gone:
+            lane.reading = True
+            self._to_read.append(lane)
+            self._read.set()
+
+    def _collect(self) -> list[tuple[Lane, Item, Slot]]:
+        """What to read in the next round trip: a few items a lane, lanes in turn."""
+        batch: list[tuple[Lane, Item, Slot]] = []
+        size = 0
+        for _ in range(len(self._to_read)):
+            lane = self._to_read.popleft()
+            lane.reading = False
+            if lane.gone or lane.work.stopping:
+                continue
+            ahead = max(32, 2 * lane.settings.concurrency) if lane.work.proven else 2
+            for item in list(lane.work.upcoming(ahead - lane.loaded)):
+                bytes_ = size_of(item.member)
+                slot = lane.station.slots.reserve(lane.quick, bytes_)
+                if slot is None:
+                    lane.reading = True
+                    self._to_read.append(lane)  # `_release` wakes the reader
+                    break
+                item.reading = True
+                lane.loaded += 1
+                batch.append((lane, item, slot))
+                size += bytes_
+                if size > READ_BYTES or len(batch) >= READ_MANY:
+                    if not lane.reading:
+                        lane.reading = True
+                        self._to_read.appendleft(lane)
+                    self._read.set()
+                    return batch
+        return batch
+
+    async def _fetch(self, batch: list[tuple[Lane, Item, Slot]]) -> None:
+        by_lane: dict[Lane, list[str]] = {}
+        for lane, item, _ in batch:
+            by_lane.setdefault(lane, []).append(item.entry)
+        rows = await self._outbox.read_entries(
+            [
+                (lane.held.partition, lane.held.outbox, sorted(ids, key=_in_order))
+                for lane, ids in by_lane.items()
+            ]
+        )
+        found = dict(zip(by_lane, rows, strict=True))
+        for lane, item, slot in batch:
+            item.reading = False
+            if item.dropped or lane.gone:
+                lane.loaded -= 1
+                self._release(lane, slot)
+                continue
+            fields = found[lane].get(item.entry)
+            item.load = Load(None if fields is None else _delivery(lane, item, fields), slot)
+        for lane in by_lane:
+            self._consider(lane)
+
+    def _release(self, lane: Lane, slot: Slot) -> None:
+        lane.station.slots.release(slot)
+        if self._to_read:
+            self._read.set()
+
+    # -- delivering --------------------------------------------------------------------------
+
+    def _consider(self, lane: Lane) -> None:
+        """Something about the lane changed: give it its turns, its reads and its settling."""
+        if lane.gone:
+            return
+        work = lane.work
+        if not work.stopping:
+            if not lane.turning and work.ready:
+                lane.turning = True
+                lane.station.turns[lane.quick].append(lane)
+            if work.unstarted > lane.loaded:
+                self._want_read(lane)
+        if not lane.queued and self._should_settle(lane):
+            self._queue_settle(lane)
+        self._start(lane.station)
+
+    def _start(self, station: Station) -> None:
+        """Put deliveries under way, a lane a turn, the proven first."""
+        now = time.monotonic()
+        batch: list[tuple[Lane, Item]] = []
+        for quick in (True, False):
+            turns, pool = station.turns[quick], station.slots.pool(quick)
+            while turns and pool.free:
+                lane = turns.popleft()
+                if lane.quick is not quick:
+                    station.turns[lane.quick].append(lane)
+                    if lane.quick:
+                        self._loop.call_soon(self._start, station)
+                    continue
+                item = self._next(lane, now)
+                if item is None:
+                    lane.turning = False
+                    continue
+                turns.append(lane)
+                lane.loaded -= 1
+                load = item.load
+                assert isinstance(load, Load)
+                station.slots.run(load.slot, lane, quick, now)
+                if self._unsendable(lane, item, load):
+                    continue
+                batch.append((lane, item))
+                if len(batch) >= station.sink.batch_size:
+                    self._launch(station, batch)
+                    batch = []
+        if batch:
+            self._launch(station, batch)
+
+    def _next(self, lane: Lane, now: float) -> Item | None:
+        if lane.gone or lane.work.stopping or now > lane.hold.end - MARGIN:
+            return None
+        return lane.work.start()
+
+    def _unsendable(self, lane: Lane, item: Item, load: Load) -> bool:
+        """What must not be tried is given up, as what it is."""
+        age = time.time() + self._offset - at_of(item.member)
+        if load.delivery is None:
+            ended = outcomes.given_up(item, "missing", "", "the entry is not on the outbox")
+        elif age > self._settings.lane_backlog_seconds:
+            limit = f"waited longer than {self._settings.lane_backlog_seconds:g} seconds"
+            ended = outcomes.given_up(item, "expired", "", limit)
+        else:
+            return False
+        self._loop.call_soon(self._close, lane, item, ended)
+        return True
+
+    def _launch(self, station: Station, batch: list[tuple[Lane, Item]]) -> None:
+        self._worked = time.monotonic()
+        if station.flight_free:
+            station.flight_free, station.next_batch = False, batch
+            return
+        task = self._loop.create_task(self._fly(station, batch))
+        self._flights.add(task)
+        task.add_done_callback(self._flights.discard)
+
+    async def _fly(self, station: Station, first: list[tuple[Lane, Item]]) -> None:
+        """One delivery after another, as long as its end starts the next one."""
+        batch: list[tuple[Lane, Item]] | None = first
+        while batch:
+            attempts = await self._deliver(station, batch)
+            station.flight_free = True
+            for (lane, item), attempt in zip(batch, attempts, strict=True):
+                self._ended(lane, item, attempt)
+            batch, station.next_batch = station.next_batch, None
+            station.flight_free = False
+
+    async def _deliver(self, station: Station, batch: list[tuple[Lane, Item]]) -> Sequence[Attempt]:
+        deliveries = [item.load.delivery for _, item in batch]  # type: ignore[attr-defined]
+        try:
+            if self._alone:
+                await self._mark(*batch[0])
+            return await station.sink.deliver(deliveries)
+        except Exception as error:
+            log.exception("a sink raised")
+            word = type(error).__name__
+            return [Attempt(Outcome.AMBIGUOUS, "bug", f"the sink raised {word}")] * len(batch)
+
+    async def _mark(self, lane: Lane, item: Item) -> None:
+        """On a lane in quarantine: say which entry is about to start, so that a crash is
+        blamed on it and on none that was not started."""
+        await self._outbox.run(
+            verbs.settle(
+                lane.held.partition,
+                lane.held.lane,
+                lane.held.token,
+                [],
+                hold=self._settings.hold_seconds,
+                want=Want(mark=item.member),
+            )
+        )
+
+    def _ended(self, lane: Lane, item: Item, attempt: Attempt) -> None:
+        now = time.time() + self._offset
+        lane.note(item, attempt, now=now, threshold=self._settings.breaker_threshold)
+        outcomes.count(lane.totals, lane.station.name, attempt, now - at_of(item.member))
+        ended = outcomes.conclude(item, attempt, lane.policies.retries, luck=random.random())
+        self._close(lane, item, ended)
+
+    def _close(self, lane: Lane, item: Item, ended: Ended) -> None:
+        load = item.load
+        assert isinstance(load, Load)
+        if load.slot.pool is lane.station.slots.slow:
+            lane.slow = max(0, lane.slow - 1)
+        self._release(lane, load.slot)
+        item.load = None
+        if not lane.work.ended:
+            lane.ended_at = time.monotonic()
+            self._unsettled.append(lane)
+        lane.work.end(item, ended)
+        if lane.gone:
+            return
+        if lane.work.stopping or (ended.kind == "r" and lane.work.wait):
+            self._drop_unstarted(lane)
+        self._consider(lane)
+
+    def _drop_unstarted(self, lane: Lane) -> None:
+        for item in lane.work.put_back():
+            if isinstance(item.load, Load):
+                lane.loaded -= 1
+                self._release(lane, item.load.slot)
+                item.load = None
+
+    # -- settling ----------------------------------------------------------------------------
+
+    def _should_settle(self, lane: Lane) -> bool:
+        work = lane.work
+        if lane.pending is not None or work.idle:
+            return True
+        if len(work.ended) >= SETTLE_AT or work.hungry:
+            return True
+        return bool(work.ended) and time.monotonic() - lane.ended_at > SETTLE_AFTER
+
+    def _queue_settle(self, lane: Lane) -> None:
+        lane.queued = True
+        self._to_settle.append(lane)
+        self._settle.set()
+
+    async def _settle_loop(self) -> None:
+        await self._settle.wait()
+        self._settle.clear()
+        while self._to_settle:
+            n = min(len(self._to_settle), SETTLE_MANY)
+            lanes = [self._to_settle.popleft() for _ in range(n)]
+            lanes = [lane for lane in lanes if not lane.gone]
+            calls = [self._settle_call(lane) for lane in lanes]
+            try:
+                answers = await self._outbox.run_many(calls)
+            except BaseException:
+                for lane in lanes:  # repeated as they were
+                    self._to_settle.append(lane)
+                self._settle.set()
+                raise
+            for lane, answer in zip(lanes, answers, strict=True):
+                lane.queued = False
+                if isinstance(answer, Settled):
+                    self._settled(lane, answer)
+                else:
+                    self._failures.tell("settling failed", answer)
+                    self._loop.call_later(0.2 + 0.3 * random.random(), self._consider, lane)
+
+    def _settle_call(self, lane: Lane) -> Call[Settled]:
+        lane.sent = time.monotonic()
+        if lane.pending is None:
+            gives_up = lane.work.idle
+            ended = lane.work.take_ended()
+            want = Want() if gives_up else lane.work.want()
+            if want.ids:
+                lane.asked_at = lane.sent
+            if gives_up:
+                self._renewer.drop(lane.hold)
+            facts, lane.facts = lane.facts, {}
+            totals, lane.totals = lane.totals, {}
+            call = verbs.settle(
+                lane.held.partition,
+                lane.held.lane,
+                lane.held.token,
+                ended,
+                hold=0 if gives_up else self._settings.hold_seconds,
+                want=want,
+                facts=facts,
+                totals=totals,
+            )
+            lane.pending = (call, gives_up, want.ids)
+        return lane.pending[0]
+
+    def _settled(self, lane: Lane, answer: Settled) -> None:
+        assert lane.pending is not None
+        (_, gave_up, asked), lane.pending = lane.pending, None
+        if not answer.held:
+            if not gave_up:
+                log.info("a hold was lost", extra={"lane": lane.held.lane})
+            self._forget(lane)
+            return
+        if gave_up:
+            self._forget(lane)
+            if answer.due:
+                self._nudge.set()
+            return
+        lane.hold.end = max(lane.hold.end, lane.sent + self._settings.hold_seconds)
+        if not answer.active:
+            lane.halted = lane.work.stopping = True
+            self._drop_unstarted(lane)
+        elif asked:
+            lane.work.feed(answer.ids, asked)
+        if answer.revision != lane.revision and not lane.halted:
+            lane.revision = answer.revision
+            self._background(self._refresh(lane))
+        self._consider(lane)
+
+    async def _refresh(self, lane: Lane) -> None:
+        """The configuration changed under a held lane: what starts from now on obeys it."""
+        try:
+            settings = (await self._rows([lane.held.lane])).get(lane.held.lane)
+        except DatabaseDown as error:
+            self._failures.tell("settings cannot be read", error)
+            return
+        if settings is None or lane.gone:
+            return
+        self._keep(lane.held.lane, lane.revision, settings)
+        if settings.target.version != lane.settings.target.version:
+            lane.settings, lane.policies = settings, self._policies_of(settings)
+            lane.work.concurrency, lane.work.wait = settings.concurrency, settings.wait
+            self._drop_unstarted(lane)
+        self._consider(lane)
+
+    def _forget(self, lane: Lane) -> None:
+        lane.gone = True
+        self._renewer.drop(lane.hold)
+        if self._lanes.get(lane.held.lane) is lane:
+            del self._lanes[lane.held.lane]
+        self._drop_unstarted(lane)
+        if self._alone:
+            self._nudge.set()
+
+    def _on_lost_in_thread(self, hold: Hold) -> None:
+        self._loop.call_soon_threadsafe(self._on_lost, hold)
+
+    def _on_lost(self, hold: Hold) -> None:
+        lane = self._lanes.get(hold.lane)
+        if lane is not None and lane.hold is hold:
+            log.info("a hold was lost", extra={"lane": hold.lane})
+            self._forget(lane)
+
+    # -- what happens by time ----------------------------------------------------------------
+
+    async def _tick_loop(self) -> None:
+        await asyncio.sleep(TICK)
+        now = time.monotonic()
+        self._renewer.beat = now
+        for station in self._stations.values():
+            for slot in station.slots.age(now):
+                lane = slot.owner
+                assert isinstance(lane, Lane)
+                lane.slow += 1
+                self._consider(lane)
+            self._start(station)
+        while self._unsettled and now - self._unsettled[0].ended_at > SETTLE_AFTER:
+            lane = self._unsettled.popleft()
+            if lane.work.ended and not lane.queued and not lane.gone:
+                self._queue_settle(lane)
+
+    def _look_again(self) -> None:
+        """Held lanes that ran out of ids ask again now and then, for retries that became due;
+        lanes whose hold ended while nobody could tell us are let go of."""
+        now = time.monotonic()
+        again = now - max(AGAIN, len(self._lanes) / 500)
+        for lane in list(self._lanes.values()):
+            if lane.hold.end < now and not lane.pending and not lane.work.flying:
+                self._forget(lane)
+            elif lane.work.exhausted and lane.asked_at < again and lane.work.room > 0:
+                lane.work.exhausted = self._alone
+                lane.asked_at = now
+                self._consider(lane)
+
+    async def _second_loop(self) -> None:
+        await asyncio.sleep(1)
+        self._look_again()
+        await self._find_partitions()
+        if self._jobs:
+            await self._outbox.awake(self._partitions, self._served, AWAKE)
+            if not self._alone:
+                await self._quarantine()
+
+    async def _quarantine(self) -> None:
+        """Lanes that lost three holds in a row run in a process of their own: if one of
+        their events kills it, it takes nobody along."""
+        if self._child is not None and self._child.returncode is None:
+            return
+        if await self._outbox.quarantined(self._partitions, self._served):
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "workers.alone", str(os.getpid()), *self._served
+            )
+
+    def _background(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except Unavailable as error:
+                self._failures.tell("the drain cannot reach its stores", error)
+
+        task = self._loop.create_task(run())
+        self._flights.add(task)
+        task.add_done_callback(self._flights.discard)
+
+
+def _tune_collector() -> None:
+    """A drain makes and drops some thousand objects an event and no cycles to speak of: by
+    default the collector walks them every 700. Measured: a fifth of the CPU per event."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+async def _end_tasks(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel until they are over: redis-py swallows a cancel while a subscription connects."""
+    for _ in range(25):
+        tasks = {task for task in tasks if not task.done()}
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=0.2)
+
+
+def _in_order(entry: str) -> tuple[int, int]:
+    ms, _, seq = entry.partition("-")
+    return int(ms), int(seq)
+
+
+def _delivery(lane: Lane, item: Item, fields: dict[bytes, bytes]) -> Delivery | None:
+    data = fields.get(b"data")
+    if data is None:
+        return None
+    meta = orjson.loads(fields[b"meta"])
+    return Delivery(
+        target=lane.settings.target,
+        event_id=fields[b"id"].decode(),
+        event=fields[b"event"].decode(),
+        data=data,
+        at=at_of(item.member),
+        tries=item.tries,
+        key=item.key,
+        sender=meta.get("sender"),
+        date_time=meta.get("dateTime"),
+        server_url=meta.get("serverUrl"),
+        origin=meta.get("origin"),
+    )

@@ -1,0 +1,120 @@
+"""What a drain remembers of a held lane, of its sink, and of a delivery in hand."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from evoflask.configuration import LaneSettings
+from evoflask.delivery import breaker, outcomes
+from evoflask.delivery.breaker import State
+from evoflask.delivery.holds import Hold
+from evoflask.delivery.lanes import Item, LaneWork
+from evoflask.delivery.retry import Policy
+from evoflask.delivery.slots import Slot, Slots
+from evoflask.outbox import Held, Settled
+from evoflask.outbox.verbs import Call
+from evoflask.settings import Settings
+from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """When a lane's events are tried again, and how long it pauses when its destination seems
+    to be gone (by the same schedule; by the server's where that is empty)."""
+
+    retries: Policy
+    pauses: Policy
+
+
+class Load:
+    """What was read for an item: its delivery (None: the entry is gone) and its room."""
+
+    __slots__ = ("delivery", "slot")
+
+    def __init__(self, delivery: Delivery | None, slot: Slot) -> None:
+        self.delivery = delivery
+        self.slot = slot
+
+
+class Station:
+    """A sink in this drain: its connection, its room, and whose turn it is."""
+
+    def __init__(self, name: str, sink: Sink, settings: Settings) -> None:
+        self.name = name
+        self.sink = sink
+        self.slots = Slots(settings.quick_slots, settings.slow_slots, settings.drain_bytes)
+        self.turns: dict[bool, deque[Lane]] = {True: deque(), False: deque()}
+        self.flight_free = False
+        """The delivery that just ended can carry the next batch: no new task is made."""
+        self.next_batch: list[tuple[Lane, Item]] | None = None
+
+
+class Lane:
+    """A held lane."""
+
+    def __init__(
+        self,
+        held: Held,
+        settings: LaneSettings,
+        policies: Policies,
+        station: Station,
+        hold: Hold,
+    ) -> None:
+        self.held = held
+        self.settings = settings
+        self.policies = policies
+        self.station = station
+        self.hold = hold
+        self.work = LaneWork(held, settings.concurrency, wait=settings.wait)
+        state = State.from_fields(held.breaker)
+        self.state = state if state != breaker.FRESH else breaker.FRESH
+        self.revision = held.revision
+        self.facts: dict[str, str | int] = {}
+        self.totals: dict[str, int] = {}
+        self.loaded = 0
+        """Items in hand, not started, whose body is here or on its way."""
+        self.slow = 0
+        """Deliveries that left the quick slots."""
+        self.halted = False
+        """Stopped, deleted, or the process ends: nothing more is started."""
+        self.gone = False
+        """Given up or lost: whatever comes back is ignored."""
+        self.turning = self.reading = self.queued = False
+        self.pending: tuple[Call[Settled], bool, int] | None = None
+        """A settle without an answer yet: (call, gives the lane up, ids asked)."""
+        self.sent = 0.0
+        self.ended_at = 0.0
+        self.asked_at = time.monotonic()
+
+    @property
+    def quick(self) -> bool:
+        """Whether its deliveries go into the pool of the proven."""
+        return self.work.proven and not self.slow
+
+    def note(self, item: Item, attempt: Attempt, *, now: float, threshold: int) -> None:
+        """What the attempt says of the destination."""
+        if attempt.outcome is Outcome.DELIVERED and self.state is breaker.FRESH:
+            self.work.proven = True
+            return
+        old = self.state
+        self.state = breaker.record(
+            old,
+            item.entry,
+            attempt,
+            policy=self.policies.pauses,
+            threshold=threshold,
+            now=now,
+            luck=random.random(),
+        )
+        if self.state is not old:
+            self.facts |= outcomes.breaker_facts(self.state)
+        if attempt.outcome is Outcome.DELIVERED:
+            self.work.proven = True
+        elif self.state.failures:
+            self.work.proven = False
+        if attempt.outcome is not Outcome.DELIVERED:
+            self.facts |= outcomes.error_facts(attempt, now)
+        self.work.stopping = self.halted or self.state.paused(now)

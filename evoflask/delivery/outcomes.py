@@ -1,0 +1,66 @@
+"""What an attempt means for its lane: the outcome to settle, the breaker, the counters. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import orjson
+
+from evoflask.delivery import retry
+from evoflask.delivery.breaker import State
+from evoflask.delivery.lanes import Item
+from evoflask.delivery.retry import Again, Done, Policy
+from evoflask.outbox.totals import BUCKETS
+from evoflask.outbox.verbs import Ended
+from evoflask.sinks.base import Attempt, Outcome
+
+DETAIL = 300
+"""Characters of a reason that are kept."""
+
+
+def conclude(item: Item, attempt: Attempt, policy: Policy, *, luck: float) -> Ended:
+    """What the lane's books are told."""
+    number = item.tries + 1
+    decision = retry.decide(policy, item.tries, attempt, now=0.0, luck=luck)
+    if isinstance(decision, Done):
+        return Ended("d", item.member, number)
+    if isinstance(decision, Again):
+        return Ended("r", item.member, number, delay=decision.at)
+    return given_up(item, decision.reason, attempt.code, attempt.detail)
+
+
+def given_up(item: Item, reason: str, code: str, detail: str) -> Ended:
+    """A delivery that ends as a letter."""
+    why = orjson.dumps({"reason": reason, "code": code, "detail": detail[:DETAIL]}).decode()
+    return Ended("x", item.member, item.tries + 1, why=why)
+
+
+def breaker_facts(state: State) -> dict[str, str | int]:
+    """The state as fields of the lane; dates in milliseconds, as Redis keeps them."""
+    return {
+        "failures": state.failures,
+        "until": round(state.until * 1000),
+        "pauses": state.pauses,
+        "last_entry": state.last_entry,
+    }
+
+
+def error_facts(attempt: Attempt, now: float) -> dict[str, str | int]:
+    """What a person sees of a lane's last failure."""
+    words = " ".join(w for w in (attempt.outcome.value, attempt.code, attempt.detail) if w)
+    return {"error": words[:DETAIL], "errat": round(now * 1000)}
+
+
+def count(totals: dict[str, int], sink: str, attempt: Attempt, latency: float) -> None:
+    """Add an attempt to the counters that the next settle carries."""
+    if attempt.outcome is Outcome.DELIVERED:
+        n = bisect_left(BUCKETS, latency)
+        bucket = f"{BUCKETS[n]:g}" if n < len(BUCKETS) else "+Inf"
+        _add(totals, f"{sink}:le:{bucket}", 1)
+        _add(totals, f"{sink}:latency_ms", max(0, round(latency * 1000)))
+    else:
+        _add(totals, f"{sink}:failed:{attempt.outcome.value}", 1)
+
+
+def _add(totals: dict[str, int], name: str, n: int) -> None:
+    totals[name] = totals.get(name, 0) + n

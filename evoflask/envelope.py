@@ -1,0 +1,220 @@
+"""An emit's envelope: what a producer says of an event, with `data` left as it was given.
+
+`data` is never parsed into Python: msgspec checks that it is JSON and hands out its bytes,
+which arrive at the receiver to the byte. Only an order key is picked out of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from evoflask import events
+from evoflask.errors import BadInput
+from evoflask.ids import EVENT_ID, event_id
+
+SINKS: Final = ("webhook", "websocket", "rabbitmq", "nats", "sqs", "pusher")
+TOO_DEEP: Final = "The body is nested too deep."
+_CUT: Final = 64
+"""Bytes of `data` from which it is cut out before keys are looked for twice."""
+
+
+class _Body(msgspec.Struct):
+    event: str
+    data: msgspec.Raw = msgspec.Raw()
+    id: str | None = None
+    sender: str | None = None
+    dateTime: str | None = None
+    serverUrl: str | None = None
+    origin: str | None = None
+    apiKey: str | None = None
+    local: bool | None = None
+    integration: list[str] | None = None
+
+
+_decode: Callable[[bytes], _Body] = msgspec.json.Decoder(_Body).decode
+_split: Callable[[bytes], list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_LENGTHS: Final = {"sender": 256, "dateTime": 64, "serverUrl": 2048, "origin": 256, "apiKey": 512}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A valid event on its way in."""
+
+    id: str
+    given: bool
+    """The id is the caller's: a repeat of it is answered, not kept."""
+    name: str
+    """In the catalogue's spelling."""
+    data: bytes
+    meta: bytes
+    """JSON of sender, dateTime, serverUrl and origin, as far as they were given."""
+    local: bool
+    integration: frozenset[str] | None
+
+
+def parse(body: bytes) -> Event:
+    """One event from its JSON. Raises `BadInput` with sentences that name the field."""
+    try:
+        body.decode()
+        raw = _decode(body)
+    except UnicodeDecodeError:
+        raise BadInput("The body is not UTF-8.") from None
+    except RecursionError:
+        raise BadInput(TOO_DEEP) from None
+    except msgspec.ValidationError as error:
+        raise BadInput(_sentence(str(error))) from None
+    except msgspec.DecodeError as error:
+        raise BadInput(f"The body is not JSON: {error}.") from None
+    data = bytes(raw.data)
+    refuse_twice(body, data)
+    return _event(raw, data)
+
+
+def split(body: bytes) -> list[bytes]:
+    """The elements of a JSON array, unparsed. Raises `BadInput`."""
+    try:
+        body.decode()
+        return [bytes(raw) for raw in _split(body)]
+    except UnicodeDecodeError:
+        raise BadInput("The body is not UTF-8.") from None
+    except RecursionError:
+        raise BadInput(TOO_DEEP) from None
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"The body is not JSON: {error}.") from None
+
+
+def of(fields: dict[str, Any]) -> Event:
+    """One event from Python values, as the body that they would make."""
+    try:
+        return parse(orjson.dumps(fields))
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise BadInput(f"data: is not JSON: {error}.") from None
+
+
+def _event(raw: _Body, data: bytes) -> Event:
+    problems: list[str] = []
+    name = events.canonical(raw.event) if len(raw.event) <= 100 else None
+    if name is None:
+        problems.append(f"event: {raw.event[:60]!r} is not in the catalogue of events.")
+    if not data:
+        problems.append("data: Missing data for required field.")
+    if raw.id is not None and not EVENT_ID.fullmatch(raw.id):
+        problems.append("id: Must be 1 to 128 printable ASCII characters without space.")
+    for field, limit in _LENGTHS.items():
+        value = getattr(raw, field)
+        if value is not None and (len(value) > limit or not value.isprintable()):
+            problems.append(f"{field}: Must be at most {limit} printable characters.")
+    unknown = [sink for sink in raw.integration or () if sink not in SINKS]
+    if unknown:
+        problems.append(
+            f"integration: {unknown[0][:60]!r} is no sink; there are: {', '.join(SINKS)}."
+        )
+    if problems:
+        raise BadInput(*problems)
+    assert name is not None
+    return Event(
+        id=raw.id if raw.id is not None else event_id(),
+        given=raw.id is not None,
+        name=name,
+        data=data,
+        meta=_meta(raw.sender, raw.dateTime, raw.serverUrl, raw.origin),
+        local=raw.local is not False,
+        integration=None if raw.integration is None else frozenset(raw.integration),
+    )
+
+
+@lru_cache(maxsize=512)
+def _meta(
+    sender: str | None, date_time: str | None, server_url: str | None, origin: str | None
+) -> bytes:
+    named = {"sender": sender, "dateTime": date_time, "serverUrl": server_url, "origin": origin}
+    return orjson.dumps({name: value for name, value in named.items() if value is not None})
+
+
+def _sentence(error: str) -> str:
+    """msgspec's words as ours: `event: Expected `str`, got `int``."""
+    text, _, path = error.partition(" - at `$")
+    where = path.rstrip("`").lstrip(".")
+    if text.startswith("Object missing required field"):
+        return f"{text.split('`')[1]}: Missing data for required field."
+    return f"{where}: {text}." if where else f"The body must be a JSON object: {text}."
+
+
+def refuse_twice(body: bytes, data: bytes) -> None:
+    """A key of the envelope that is there twice: whoever checks one may use the other. The
+    bytes of `data` are cut out first, what they hold is the caller's own affair."""
+    if len(data) > _CUT:
+        at = body.rfind(data)
+        body = body[:at] + b"null" + body[at + len(data) :]
+    try:
+        _look(body.decode())
+    except (RecursionError, ValueError):
+        raise BadInput(TOO_DEEP) from None
+
+
+def _top(pairs: list[tuple[str, Any]]) -> Any:
+    found = dict(pairs)
+    if len(found) != len(pairs) and "event" in found:
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"The body has the key {json.dumps(twice[:60])} twice.")
+    return found
+
+
+_look: Final = json.JSONDecoder(object_pairs_hook=_top).decode
+
+
+@lru_cache(maxsize=256)
+def _picker(path: str) -> Callable[[bytes], Any] | None:
+    """Picks the value at a dotted path below `data` out of its bytes, parsing nothing else."""
+    names = path.split(".")
+    if names[0] != "data" or len(names) < 2:
+        return None
+    kind: Any = msgspec.Raw
+    for name in reversed(names[1:]):
+        kind = msgspec.defstruct(
+            "Level",
+            [("value", kind | None if kind is not msgspec.Raw else kind, None)],
+            rename={"value": name},
+        )
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
+    return decode
+
+
+def order_key(event: Event, path: str | None) -> bytes | None:
+    """The event's order key at `path` (`data.key.remoteJid`, `event`, `sender`), as bytes that
+    are equal where the values are. None: there is no value, or `path` is None: then all
+    such events form one key."""
+    if path is None:
+        return None
+    if path == "event":
+        return event.name.encode()
+    if path == "sender":
+        sender = orjson.loads(event.meta).get("sender")
+        return None if sender is None else str(sender).encode()
+    if path == "data":
+        return event.data
+    return _picked(event.data, path)
+
+
+def _picked(data: bytes, path: str) -> bytes | None:
+    picker = _picker(path)
+    if picker is None:
+        return None
+    try:
+        value = picker(data)
+        for _ in range(path.count(".")):
+            value = None if value is None else value.value
+    except (msgspec.MsgspecError, RecursionError):
+        return None  # something on the path is no object
+    found = b"null" if value is None else bytes(value)
+    if found == b"null":
+        return None
+    return orjson.dumps(orjson.loads(found)) if b"\\" in found else found

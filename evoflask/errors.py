@@ -1,0 +1,85 @@
+"""Everything that evoflask raises on purpose.
+
+    EvoflaskError
+    ├── BadInput            400  the caller's words are wrong; `messages` says which
+    ├── Unauthorized        401  no key, or not a key for this
+    ├── NotFound            404  no such instance, subscription, letter
+    ├── Conflict            409  the thing is in a state that forbids it
+    ├── NameTaken           403  the name of an instance is in use (Evolution API's status)
+    ├── TooLarge            413  body or batch over its limit
+    ├── NotBuilt            501  the sink is stored and validated, not delivered yet
+    ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
+    │   ├── OutboxDown           Redis cannot be reached, or refuses
+    │   ├── OutboxFull           memory is short
+    │   └── DatabaseDown         the database cannot be reached, or refuses
+    └── Misconfigured            a setting is wrong; the process does not start
+
+The drawing is compared with the classes by a test. `web/errors.py` renders them; nobody
+else turns an error into an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class EvoflaskError(Exception):
+    """Base of all. `messages` are sentences for the caller, without secrets."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, *messages: str) -> None:
+        super().__init__(*messages)
+        self.messages: Sequence[str] = messages
+
+
+class BadInput(EvoflaskError):
+    status = 400
+
+
+class Unauthorized(EvoflaskError):
+    status = 401
+
+
+class NotFound(EvoflaskError):
+    status = 404
+
+
+class Conflict(EvoflaskError):
+    status = 409
+
+
+class NameTaken(EvoflaskError):
+    status = 403
+
+
+class TooLarge(EvoflaskError):
+    status = 413
+
+
+class NotBuilt(EvoflaskError):
+    status = 501
+
+
+class Unavailable(EvoflaskError):
+    """Nothing was accepted by this call. `retry_after`: seconds."""
+
+    status = 503
+    retry_after: int = 1
+
+
+class OutboxDown(Unavailable):
+    pass
+
+
+class OutboxFull(Unavailable):
+    retry_after = 5
+
+
+class DatabaseDown(Unavailable):
+    pass
+
+
+class Misconfigured(EvoflaskError):
+    pass

@@ -1,0 +1,239 @@
+"""How the house is: what is reachable, what is durable, what lags. For `/readyz`, `flask doctor`
+and the log.
+
+A part is `ok`, a `warning` (it works, and somebody should look) or a `failure` (it does not).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from evoflask import bell, db, deadletters
+from evoflask.errors import EvoflaskError
+from evoflask.outbox import Outbox, connect, totals
+from evoflask.outbox.timetable import Timetable
+from evoflask.outbox.totals import Server
+from evoflask.settings import Settings
+from evoflask.sinks import SINKS, built
+
+log = logging.getLogger(__name__)
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+SILENT = 15.0
+"""Seconds without chores after which the clock counts as gone; a drain that is awake steps in
+after five."""
+NEGLECTED = 60.0
+"""Seconds after which a single chore counts as failing while others are done."""
+RELIEF, SHORT, FULL = 0.7, 0.8, 0.95
+"""Shares of maxmemory: retention gives way, heavy lanes do, everything is refused."""
+
+AT_RISK = {
+    "always": "A power cut loses nothing that was answered 202.",
+    "everysec": "A power cut can cost what was accepted in the last second, two at most; "
+    "the death of the Redis process alone costs nothing.",
+    "no": "A power cut can cost what was accepted since the kernel last wrote, half a minute "
+    "usually; the death of the Redis process alone costs nothing.",
+}
+"""What `appendfsync` means for what was answered 202."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that was looked at."""
+
+    name: str
+    state: str
+    words: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def ready(outbox: Outbox, settings: Settings) -> list[Part]:
+    """What a web process needs, and what the promises rest on. Never raises."""
+    return [
+        *_redis(outbox),
+        _guarded("database", _database),
+        _guarded("clock", lambda: _clock(outbox)),
+    ]
+
+
+def doctor(outbox: Outbox, settings: Settings) -> list[Part]:
+    """The same and what only a person asks for. Never raises."""
+    return [
+        _key(settings),
+        *ready(outbox, settings),
+        _guarded("bells", lambda: _bells(settings)),
+        _guarded("workers", lambda: _workers(outbox, settings)),
+        _guarded("dead letters", _letters),
+    ]
+
+
+def failed(parts: Sequence[Part]) -> bool:
+    return any(part.state == FAILURE for part in parts)
+
+
+def tell(settings: Settings) -> None:
+    """One line in the log of what a power cut can cost; nothing where Redis is not there yet."""
+    client = connect(settings.redis_url, timeout=1.0, connections=1)
+    try:
+        log_durability(Outbox(client))
+    except EvoflaskError as error:
+        log.warning("durability is not known yet: %s", error)
+    finally:
+        client.close()
+
+
+def log_durability(outbox: Outbox) -> None:
+    """Raises `OutboxDown`."""
+    part = _durability(totals.server(outbox))
+    facts = {name: part.facts[name] for name in ("appendonly", "appendfsync", "policy")}
+    log.log(logging.INFO if part.state == OK else logging.WARNING, part.words, extra=facts)
+
+
+def _guarded(name: str, look: Callable[[], Part]) -> Part:
+    try:
+        return look()
+    except EvoflaskError as error:
+        return Part(name, FAILURE, " ".join(error.messages))
+
+
+# -- Redis ----------------------------------------------------------------------------------
+
+
+def _redis(outbox: Outbox) -> list[Part]:
+    try:
+        server = totals.server(outbox)
+    except EvoflaskError as error:
+        return [Part("redis", FAILURE, f"{error}.")]
+    return [_server(server), _durability(server), _memory(server)]
+
+
+def _server(server: Server) -> Part:
+    facts = {"version": server.version}
+    if not server.supported:
+        words = f"Redis {server.version} is too old: it must be 6.2 or newer."
+        return Part("redis", FAILURE, words, facts)
+    if server.role == "slave":
+        return Part("redis", FAILURE, "REDIS_URL names a replica: it takes no events.", facts)
+    return Part("redis", OK, "It answers.", facts)
+
+
+def _durability(server: Server) -> Part:
+    facts = {
+        "appendonly": server.appendonly,
+        "appendfsync": server.fsync,
+        "policy": server.policy,
+        "lastWrite": "ok" if server.writes else "failed",
+    }
+    wrong = []
+    if not server.writes:
+        wrong.append("Redis could not write its append-only file the last time: look at its disk.")
+    if server.policy not in ("", "noeviction"):
+        wrong.append(
+            f"maxmemory-policy is {server.policy}: Redis may drop accepted events when its "
+            "memory is full. Set it to noeviction."
+        )
+    if not server.appendonly:
+        wrong.append(
+            "Redis keeps no append-only file (appendonly no): a power cut or a restart loses all "
+            "that waits, or what came since its last snapshot."
+        )
+        return Part("durability", WARNING, " ".join(wrong), facts)
+    risk = AT_RISK.get(server.fsync or "", "Redis does not tell its appendfsync; ask who runs it.")
+    known = server.fsync in ("always", "everysec")
+    state = WARNING if wrong or not known else OK
+    return Part("durability", state, " ".join([*wrong, risk]), facts)
+
+
+def _memory(server: Server) -> Part:
+    memory = server.memory
+    facts = {"used": memory.used, "max": memory.limit, "share": round(memory.share, 4)}
+    if not memory.limit:
+        words = "Redis has no maxmemory: one tenant's outage can take the whole machine's memory."
+        return Part("memory", WARNING, words, facts)
+    for share, words in (
+        (FULL, "events are refused (503) until it falls"),
+        (SHORT, "lanes that hold more than their share are refused (503), their oldest events "
+         "become dead letters"),
+        (RELIEF, "delivered events are kept for less time than was asked for"),
+    ):  # fmt: skip
+        if memory.share >= share:
+            return Part("memory", WARNING, f"{memory.share:.0%} are used: {words}.", facts)
+    return Part("memory", OK, f"{memory.share:.0%} of maxmemory are used.", facts)
+
+
+# -- the rest -------------------------------------------------------------------------------
+
+
+def _database() -> Part:
+    kind = "sqlite" if db.is_sqlite() else "postgresql"
+    pending = db.pending()
+    facts = {"kind": kind, "pending": pending}
+    if pending:
+        words = f"{len(pending)} migrations are missing: run `flask --app app db upgrade`."
+        return Part("database", FAILURE, words, facts)
+    return Part("database", OK, "It answers, and has every migration.", facts)
+
+
+def _clock(outbox: Outbox) -> Part:
+    done = Timetable(outbox).last_done()
+    now = time.time()
+    ages = {name: round(max(0.0, now - at), 1) for name, at in sorted(done.items())}
+    facts = {"secondsSince": ages}
+    if not ages or min(ages.values()) > SILENT:
+        words = "No chores are done: is the clock running? Retries, limits and letters wait."
+        return Part("clock", WARNING, words, facts)
+    late = [name for name, age in ages.items() if age > NEGLECTED]
+    if late:
+        words = f"Chores that fail: {', '.join(late)}; the clock's log says why."
+        return Part("clock", WARNING, words, facts)
+    return Part("clock", OK, "The chores are done.", facts)
+
+
+def _key(settings: Settings) -> Part:
+    if not settings.api_key:
+        return Part("key", FAILURE, "AUTHENTICATION_API_KEY is not set: the server will not start.")
+    if len(settings.api_key) < 16:
+        return Part("key", WARNING, "AUTHENTICATION_API_KEY has fewer than 16 characters.")
+    return Part("key", OK, "AUTHENTICATION_API_KEY is set.")
+
+
+def _bells(settings: Settings) -> Part:
+    try:
+        with bell.connect(settings.rq_redis_url) as connection:
+            heard = bell.listeners(connection)
+    except (redis.RedisError, OSError) as error:
+        words = (
+            f"RQ's Redis cannot be used ({type(error).__name__}): events are still delivered, "
+            "some seconds later."
+        )
+        return Part("bells", WARNING, words)
+    deaf = [name for name in SINKS if built(name) and not heard.get(name)]
+    facts = {"listeners": heard}
+    if deaf:
+        words = f"No worker listens for {', '.join(deaf)}: what is routed there waits."
+        return Part("bells", WARNING, words, facts)
+    return Part("bells", OK, "Workers listen for every sink.", facts)
+
+
+def _workers(outbox: Outbox, settings: Settings) -> Part:
+    names = [name for name in SINKS if name != "websocket"]
+    partitions = settings.outbox_partitions
+    awake = totals.awake(outbox, names, partitions)
+    oldest = totals.read(outbox, names, partitions).oldest
+    facts = {"awake": awake, "oldestWaiting": {k: round(v, 1) for k, v in oldest.items()}}
+    words = f"Awake for {', '.join(awake)}." if awake else "None is awake: nothing is due, or "
+    return Part("workers", OK, words if awake else words + "none runs.", facts)
+
+
+def _letters() -> Part:
+    open_ = deadletters.by_sink()
+    if not open_:
+        return Part("dead letters", OK, "There are none.")
+    words = ", ".join(f"{n} of {sink}" for sink, n in open_.items())
+    return Part("dead letters", WARNING, f"Somebody should look at: {words}.", {"open": open_})

@@ -1,0 +1,29 @@
+"""Ids that we draw: events (UUIDv7, time-ordered), outboxes, lanes and holds (random)."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from uuid import UUID
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", re.ASCII)
+"""Names of instances and subscriptions."""
+
+EVENT_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+"""Ids of events: printable ASCII without space."""
+
+
+def event_id(now: float | None = None) -> str:
+    """A UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits."""
+    ms = int((time.time() if now is None else now) * 1000)
+    value = (ms & ((1 << 48) - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(UUID(int=value))
+
+
+def random_id() -> str:
+    """16 hex digits that are never given twice: outboxes `<i>`, lanes `<s>`, holds."""
+    return secrets.token_hex(8)

@@ -1,0 +1,162 @@
+"""Lanes as a person sees them: what waits on each, whether it moves, and why not.
+
+For the routes and the CLI. Rows say which lanes there are, Redis says how they are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoflask import db
+from evoflask.configuration import Configuration
+from evoflask.models import Instance, Subscription
+from evoflask.outbox import LaneView, Outbox, verbs
+
+PIECE = 50
+"""Lanes that one script looks at: below a millisecond of Redis."""
+QUARANTINE = 3
+"""Holds lost in a row, after which a lane runs alone."""
+BOOKS = ("routed", "requeued", "delivered", "dead", "discarded")
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One lane at one moment. Dates are Unix seconds of Redis' clock."""
+
+    id: int
+    """The subscription's row: the cursor of a page."""
+    instance: str
+    name: str
+    sink: str
+    lane: str
+    view: LaneView
+
+    @property
+    def state(self) -> str:
+        """The first that holds: `unknown` (Redis was not told of it yet), `disabled`, `stopped`
+        (by an operator), `quarantined` (its holds were lost three times in a row), `paused`
+        (its destination fails), `active` (under way or due), `retrying` (all that waits
+        failed, and waits for its next try), `idle` (nothing waits)."""
+        facts, now = self.view.facts, self.view.now
+        if "sink" not in facts:
+            return "unknown"
+        checks = {
+            "disabled": facts.get("on") != "1",
+            "stopped": facts.get("stop") == "1",
+            "quarantined": self.view.count("lost") >= QUARANTINE,
+            "paused": self.paused_until is not None,
+            "active": self.held or (self.view.due is not None and self.view.due <= now),
+            "retrying": self.view.waiting > 0,
+        }
+        return next((state for state, holds in checks.items() if holds), "idle")
+
+    @property
+    def held(self) -> bool:
+        """A drain works on it."""
+        return "token" in self.view.facts and self._date("end", self.view.now) is not None
+
+    @property
+    def paused_until(self) -> float | None:
+        """When the pause of a failing lane ends."""
+        return self._date("until", self.view.now)
+
+    @property
+    def next_attempt(self) -> float | None:
+        """When it is looked at next; None while a drain works on it, or when nobody will."""
+        return None if self.held else self.view.due
+
+    @property
+    def age(self) -> float | None:
+        """How long its oldest event waits, seconds."""
+        oldest = self.view.oldest
+        return None if oldest is None else max(0.0, self.view.now - oldest)
+
+    @property
+    def last_error(self) -> str | None:
+        return self.view.facts.get("error")
+
+    @property
+    def last_error_at(self) -> float | None:
+        return self._date("errat")
+
+    @property
+    def last_delivered_at(self) -> float | None:
+        return self._date("okat")
+
+    @property
+    def books(self) -> dict[str, int]:
+        return {book: self.view.count(book) for book in BOOKS}
+
+    def _date(self, fact: str, after: float = 0.0) -> float | None:
+        at = int(self.view.facts.get(fact) or 0) / 1000
+        return at if at > after else None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some lanes. `after`: where the next page begins; None: there is none."""
+
+    lanes: Sequence[Lane]
+    after: int | None
+
+
+def page(
+    outbox: Outbox, instances: Sequence[int] | None, *, after: int = 0, limit: int = 100
+) -> Page:
+    """Lanes in the order in which their subscriptions were made. `instances`: of these rows
+    only. Raises `DatabaseDown`, `OutboxDown`."""
+    rows = _rows(instances, Subscription.id > after, limit + 1)
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(_lanes(outbox, rows), rows[-1].id if more else None)
+
+
+def every(outbox: Outbox, instances: Sequence[int] | None, *, limit: int = 200) -> Iterator[Lane]:
+    """All of them, a page at a time."""
+    after: int | None = 0
+    while after is not None:
+        found = page(outbox, instances, after=after, limit=limit)
+        yield from found.lanes
+        after = found.after
+
+
+def stop(
+    changes: Configuration, outbox: Outbox, instance: str, subscription: str, stopped: bool
+) -> Lane:
+    """Pause a lane or let it go on; how it is then. Raises `NotFound`, `Conflict`,
+    `Unavailable`."""
+    row = changes.stop(instance, subscription, stopped)
+    return _lanes(outbox, [row])[0]
+
+
+def _rows(instances: Sequence[int] | None, where: Any, limit: int) -> list[Subscription]:
+    where &= (Subscription.sink != "websocket") & Instance.deleted_at.is_null()
+    if instances is not None:
+        where &= Instance.id.in_(list(instances))
+    query = Subscription.select(Subscription, Instance).join(Instance).where(where)
+    with db.translate():
+        return list(query.order_by(Subscription.id).limit(limit))
+
+
+def _lanes(outbox: Outbox, rows: Sequence[Subscription]) -> list[Lane]:
+    views = look(outbox, [(row.instance.partition, row.lane) for row in rows])
+    return [
+        Lane(row.id, row.instance.name, row.name, row.sink, row.lane, views[row.lane])
+        for row in rows
+    ]
+
+
+def look(outbox: Outbox, lanes: Sequence[tuple[int, str]]) -> dict[str, LaneView]:
+    """What Redis knows of lanes (partition, lane), each at one moment."""
+    by_partition: dict[int, list[str]] = defaultdict(list)
+    for partition, lane in lanes:
+        by_partition[partition].append(lane)
+    return {
+        view.lane: view
+        for partition, names in by_partition.items()
+        for at in range(0, len(names), PIECE)
+        for view in outbox.run(verbs.look(partition, names[at : at + PIECE]))
+    }

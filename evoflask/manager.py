@@ -1,0 +1,283 @@
+"""The one way in: `EventManager.emit` and `set_instance`, for the routes and for Python.
+
+Routes are kept in memory with the revision they were read at; an append that names another
+revision than Redis holds is refused, so a kept route is never a stale one, and an emit for
+a known instance is one call of Redis and no query.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from evoflask import bell, configuration, envelope, routing
+from evoflask.configuration import Configuration, State
+from evoflask.envelope import Event
+from evoflask.errors import Conflict, NotFound, OutboxFull, Unauthorized, Unavailable
+from evoflask.outbox import Appended, Limits, NewEntry, Outbox, verbs
+from evoflask.outbox.members import key_hash
+from evoflask.outbox.timetable import Timetable
+from evoflask.routing import Route, Rule
+from evoflask.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CHUNK_EVENTS = 100
+CHUNK_BYTES = 1024 * 1024
+"""Bounds of one append: no script may hold up Redis for more than some milliseconds."""
+ROUTES = 20_000
+"""Routes kept in memory; above it the half that was read first goes."""
+
+May = Callable[[str], bool]
+"""Whether the caller may emit for the instance whose token has this SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One event that is kept, or that nobody wanted."""
+
+    id: str
+    event: str
+    subscriptions: Sequence[str]
+    """Names of those it was routed to."""
+    duplicate: bool = False
+    """Its id was accepted before: nothing was appended."""
+
+
+class Routes:
+    """The routes that this process keeps, by the instance's name."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Route] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Route | None:
+        return self._kept.get(name)
+
+    def load(self, name: str) -> Route | None:
+        """Read it anew. Raises `DatabaseDown`."""
+        route = configuration.read_route(name)
+        with self._lock:
+            if route is None:
+                self._kept.pop(name, None)
+            else:
+                self._kept[name] = route
+                if len(self._kept) > ROUTES:
+                    for old in list(self._kept)[: ROUTES // 2]:
+                        del self._kept[old]
+        return route
+
+
+class EventManager:
+    """Safe to share between threads."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        settings: Settings,
+        bells: redis.Redis,
+        changes: Configuration | None = None,
+    ) -> None:
+        self._outbox = outbox
+        self._bells = bells
+        self._routes = Routes()
+        self._configuration = changes or Configuration(outbox, settings)
+        self.limits = limits_of(settings)
+
+    # -- the seed's two verbs ----------------------------------------------------------------
+
+    def emit(
+        self,
+        instanceName: str,
+        event: str,
+        data: Any,
+        *,
+        origin: str | None = None,
+        serverUrl: str | None = None,
+        dateTime: str | None = None,
+        sender: str | None = None,
+        apiKey: str | None = None,
+        local: bool | None = None,
+        integration: list[str] | None = None,
+        id: str | None = None,
+    ) -> Accepted:
+        """Accept one event. When it returns, the event is kept.
+
+        Raises `BadInput`, `NotFound`, and `Unavailable`: nothing was accepted, unless the
+        answer of Redis was lost; repeat it with the same `id`.
+        """
+        fields = {
+            "event": event,
+            "data": data,
+            "origin": origin,
+            "serverUrl": serverUrl,
+            "dateTime": dateTime,
+            "sender": sender,
+            "apiKey": apiKey,
+            "local": local,
+            "integration": integration,
+            "id": id,
+        }
+        return self.accept(instanceName, [envelope.of(fields)], _everybody)[0]
+
+    def set_instance(self, instanceName: str, data: Mapping[str, Any]) -> State:
+        """Configure several sinks; a missing `enabled` means true. See `Configuration`."""
+        return self._configuration.set_instance(instanceName, data)
+
+    # -- what the routes call ----------------------------------------------------------------
+
+    def accept(self, name: str, events: Sequence[Event], may: May) -> list[Accepted]:
+        """Accept events of one instance in one append: all of them, or none.
+
+        Raises `NotFound`, `Unauthorized`, `OutboxFull`, `OutboxDown`, `DatabaseDown`.
+        """
+        route = self._routes.get(name)
+        for _ in range(3):
+            if route is None or not may(route.token_sha256):
+                # A kept route says nothing of a name that was given again.
+                route = self._routes.load(name)
+            if route is None or not may(route.token_sha256):
+                raise _refusal(name, may)
+            plan = [self._plan(route, event) for event in events]
+            answer = self._append(route, plan)
+            if answer.status == "ok":
+                self._ring(answer.bells)
+                return [
+                    Accepted(event.id, event.name, names, n in answer.duplicates)
+                    for n, (event, (_, names)) in enumerate(zip(events, plan, strict=True))
+                ]
+            route = self._catch_up(name, route)
+        raise Unavailable("The configuration of the instance is changing; repeat.")
+
+    def check(self, name: str, may: May) -> None:
+        """Raises what `accept` would for the name and the caller alone."""
+        route = self._routes.get(name)
+        if route is None or not may(route.token_sha256):
+            route = self._routes.load(name)
+        if route is None or not may(route.token_sha256):
+            raise _refusal(name, may)
+
+    def full(self, events: int, size: int) -> bool:
+        """Whether one append may not carry one more event, that makes it `size` bytes."""
+        return events >= CHUNK_EVENTS or size > CHUNK_BYTES
+
+    def requeue(self, name: str, lane: str, events: Sequence[Event]) -> None:
+        """Append events again for one lane alone, in one append, with their ids and without
+        the repeat check: all of them, or none.
+
+        Raises `Conflict` where the instance has no such lane, else as `accept` does.
+        """
+        route = self._routes.get(name)
+        for _ in range(3):
+            rule = _rule(route, lane)
+            if route is None or rule is None:
+                route = self._routes.load(name)
+                rule = _rule(route, lane)
+            if route is None or rule is None:
+                raise Conflict("The subscription was deleted.")
+            plan = [(_again(event, rule), ()) for event in events]
+            answer = self._append(route, plan, requeue=True)
+            if answer.status == "ok":
+                self._ring(answer.bells)
+                return
+            route = self._catch_up(name, route)
+        raise Unavailable("The configuration of the instance is changing; repeat.")
+
+    def run_id(self) -> str:
+        """Which run of Redis takes what is appended now."""
+        return Timetable(self._outbox).run_id()
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _plan(self, route: Route, event: Event) -> tuple[NewEntry, tuple[str, ...]]:
+        rules = list(routing.wanted(route, event.name, event.integration, event.local))
+        to = _lanes(event, [rule for rule in rules if rule.sink != "websocket"])
+        entry = NewEntry(event.id, event.given, event.name, event.meta, event.data, to)
+        return entry, tuple(rule.name for rule in rules)
+
+    def _append(
+        self, route: Route, plan: Sequence[tuple[NewEntry, Any]], *, requeue: bool = False
+    ) -> Appended:
+        answer = self._outbox.run(
+            verbs.append(
+                route.partition,
+                route.outbox,
+                route.revision,
+                route.epoch,
+                [entry for entry, _ in plan],
+                self.limits,
+                requeue=requeue,
+            )
+        )
+        if answer.status == "full":
+            raise OutboxFull(
+                "The outbox is out of memory; nothing was accepted."
+                if answer.full == "memory"
+                else "Memory is short, and more than a fair share of it waits for these "
+                "destinations; nothing was accepted."
+            )
+        return answer
+
+    def _catch_up(self, name: str, old: Route) -> Route | None:
+        """The row is newer than the route, or than what Redis was told: mend either."""
+        route = self._routes.load(name)
+        if route is not None and (route.outbox, route.revision, route.epoch) == (
+            old.outbox,
+            old.revision,
+            old.epoch,
+        ):
+            configuration.push(self._outbox, route.outbox)
+        return route
+
+    def _ring(self, sinks: Iterable[str]) -> None:
+        for sink in sinks:
+            try:
+                bell.ring(self._bells, sink)
+            except (redis.RedisError, OSError) as error:
+                log.warning("no bell, the clock will ring: %s", type(error).__name__)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What append and trim keep to."""
+    return Limits(
+        inline_bytes=settings.inline_body_bytes,
+        seen_seconds=settings.idempotency_seconds,
+        seen_ids=settings.idempotency_ids,
+        retain_entries=settings.outbox_retain_entries,
+        retain_seconds=settings.outbox_retain_seconds,
+        lane_entries=settings.lane_backlog_entries,
+        lane_bytes=settings.lane_backlog_bytes,
+    )
+
+
+def _lanes(event: Event, rules: Sequence[Rule]) -> tuple[tuple[str, str], ...]:
+    keys: dict[str | None, str] = {}
+    for rule in rules:
+        if rule.order_by not in keys:
+            keys[rule.order_by] = key_hash(envelope.order_key(event, rule.order_by))
+    return tuple((rule.lane, keys[rule.order_by]) for rule in rules)
+
+
+def _rule(route: Route | None, lane: str) -> Rule | None:
+    return next((rule for rule in route.rules if rule.lane == lane), None) if route else None
+
+
+def _again(event: Event, rule: Rule) -> NewEntry:
+    to = ((rule.lane, key_hash(envelope.order_key(event, rule.order_by))),)
+    return NewEntry(event.id, False, event.name, event.meta, event.data, to)
+
+
+def _everybody(_: str) -> bool:
+    return True
+
+
+def _refusal(name: str, may: May) -> NotFound | Unauthorized:
+    """Only the global key may learn that a name does not exist."""
+    if may(""):
+        return NotFound(f'The "{name}" instance does not exist')
+    return Unauthorized("Unauthorized")

@@ -1,0 +1,124 @@
+"""`/metrics`: what Redis counts, in Prometheus' text format. Never a label per instance.
+
+Everything is read when it is asked for and nothing is counted in this process, so the answer
+is the same from every web process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from evoflask.outbox.totals import Totals
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+ENDS = {
+    "routed": "Deliveries that accepted events were routed to.",
+    "requeued": "Deliveries that dead letters were requeued to.",
+    "delivered": "Deliveries that the sink proved.",
+    "dead": "Deliveries that were given up and have their letter.",
+    "discarded": "Deliveries that went with their deleted subscription.",
+    "retried": "Attempts that failed and were given a date for the next one.",
+}
+"""Counters by sink: name in the totals, and what it means."""
+
+
+def render(
+    totals: Totals,
+    sinks: Sequence[str],
+    letters: Mapping[str, int] | None,
+    chores: Mapping[str, float],
+) -> bytes:
+    """The text. `letters`: open ones by sink, None where the database did not answer;
+    `chores`: when each was last done, Unix seconds."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot([*_events(totals), *_deliveries(totals, sinks)]))
+    registry.register(_Snapshot([*_memory(totals), *_house(sinks, letters, chores)]))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+def _events(totals: Totals) -> Iterator[Metric]:
+    for name, words in (
+        ("accepted", "Events that were accepted and that at least one subscription wanted."),
+        ("unwanted", "Events that were accepted and that nobody wanted."),
+        ("duplicates", "Events whose id had been accepted before."),
+    ):
+        count = totals.counters.get(name, 0)
+        yield CounterMetricFamily(f"evoflask_events_{name}", words, value=count)
+
+
+def _deliveries(totals: Totals, sinks: Sequence[str]) -> Iterator[Metric]:
+    for name, words in ENDS.items():
+        family = CounterMetricFamily(f"evoflask_deliveries_{name}", words, labels=["sink"])
+        for sink in sinks:
+            family.add_metric([sink], totals.of(sink, name))
+        yield family
+    failed = CounterMetricFamily(
+        "evoflask_attempts_failed", "Attempts that failed, by outcome.", labels=["sink", "outcome"]
+    )
+    backlog = GaugeMetricFamily(
+        "evoflask_backlog", "Deliveries that did not end yet.", labels=["sink"]
+    )
+    oldest = GaugeMetricFamily(
+        "evoflask_oldest_waiting_seconds",
+        "Age of the oldest event that waits; 0 where none does.",
+        labels=["sink"],
+    )
+    latency = HistogramMetricFamily(
+        "evoflask_delivery_latency_seconds", "From accept to delivery.", labels=["sink"]
+    )
+    for sink in sinks:
+        for outcome, n in totals.failed(sink).items():
+            failed.add_metric([sink, outcome], n)
+        backlog.add_metric([sink], totals.backlog(sink))
+        oldest.add_metric([sink], totals.oldest.get(sink, 0.0))
+        buckets, seconds = totals.latency(sink)
+        latency.add_metric([sink], buckets, seconds)
+    yield from (failed, backlog, oldest, latency)
+
+
+def _memory(totals: Totals) -> Iterator[Metric]:
+    memory = totals.memory
+    for name, words, value in (
+        ("used_bytes", "Memory that the outbox's Redis uses.", memory.used),
+        ("max_bytes", "Its maxmemory; 0: no limit.", memory.limit),
+        ("used_share", "Used share of maxmemory; 0 where there is no limit.", memory.share),
+    ):
+        yield GaugeMetricFamily(f"evoflask_redis_memory_{name}", words, value=value)
+
+
+def _house(
+    sinks: Sequence[str], letters: Mapping[str, int] | None, chores: Mapping[str, float]
+) -> Iterator[Metric]:
+    if letters is not None:
+        family = GaugeMetricFamily(
+            "evoflask_dead_letters", "Letters nobody requeued or discarded yet.", labels=["sink"]
+        )
+        for sink in sinks:
+            family.add_metric([sink], letters.get(sink, 0))
+        yield family
+    done = GaugeMetricFamily(
+        "evoflask_chore_last_done_timestamp_seconds",
+        "When the clock last did it.",
+        labels=["chore"],
+    )
+    for chore, at in sorted(chores.items()):
+        done.add_metric([chore], at)
+    yield done

@@ -1,0 +1,172 @@
+"""The rows. One table for all sinks: what only one sink has lies in `settings`, validated by
+that sink's schema, so a new sink needs no migration.
+
+Dates are Unix seconds. Ids that leave the database (`outbox`, `lane`) are random: row numbers
+are given again by SQLite and by a restored database.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+import peewee
+
+from evoflask.db import database
+from evoflask.ids import random_id
+
+
+class JsonField(peewee.TextField):
+    """Any JSON value as text, the same in SQLite and PostgreSQL."""
+
+    def db_value(self, value: Any) -> Any:
+        """What is stored."""
+        return None if value is None else orjson.dumps(value).decode()
+
+    def python_value(self, value: Any) -> Any:
+        """What the row shows."""
+        return None if value is None else orjson.loads(value)
+
+
+class Row(peewee.Model):
+    """Base of all tables."""
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+
+
+class Meta(Row):
+    """Facts about the database itself. `epoch` is drawn when it is made, and again when a
+    restored one is adopted: with a revision it says which of two states is the later one."""
+
+    key = peewee.CharField(primary_key=True, max_length=40)
+    value = peewee.TextField()
+
+
+class Instance(Row):
+    """A tenant. Its name is free again once `deleted_at` is set; the row stays as a tombstone
+    until its Redis keys are gone."""
+
+    id = peewee.AutoField()
+    name = peewee.CharField(max_length=100)
+    outbox = peewee.CharField(max_length=16, unique=True, default=random_id)
+    partition = peewee.IntegerField(default=0)
+    token_sha256 = peewee.CharField(max_length=64, index=True)
+    integration = peewee.CharField(max_length=40)
+    number = peewee.CharField(max_length=100, null=True)
+    revision = peewee.IntegerField(default=1)
+    pushed = peewee.IntegerField(default=0)
+    """The revision that Redis was told last; 0 = none."""
+    deleted_at = peewee.DoubleField(null=True)
+    created_at = peewee.DoubleField(default=time.time)
+    updated_at = peewee.DoubleField(default=time.time)
+
+
+Instance.add_index(
+    Instance.index(
+        Instance.name, unique=True, where=Instance.deleted_at.is_null(), name="instance_live_name"
+    )
+)
+Instance.add_index(
+    Instance.index(
+        Instance.id, where=Instance.pushed != Instance.revision, name="instance_not_pushed"
+    )
+)
+
+
+class Subscription(Row):
+    """One destination of one instance, and the lane that leads to it."""
+
+    id = peewee.AutoField()
+    instance = peewee.ForeignKeyField(Instance, backref="subscriptions", on_delete="CASCADE")
+    name = peewee.CharField(max_length=100)
+    sink = peewee.CharField(max_length=20)
+    lane = peewee.CharField(max_length=16, unique=True, default=random_id)
+    enabled = peewee.BooleanField()
+    stopped = peewee.BooleanField(default=False)
+    """Paused by an operator: a flag apart from `enabled`, so that undoing one keeps the other."""
+    events = JsonField(default=list)
+    format = peewee.CharField(max_length=20)
+    concurrency = peewee.IntegerField()
+    order_by = peewee.CharField(max_length=200, null=True)
+    on_failure = peewee.CharField(max_length=10)
+    retry = JsonField(null=True)
+    """Seconds before each further try; None: the server's schedule."""
+    timeout = peewee.DoubleField()
+    secret = peewee.TextField(null=True)
+    """What webhooks are signed with, `whsec_…`."""
+    settings = JsonField(default=dict)
+    version = peewee.IntegerField(default=1)
+    created_at = peewee.DoubleField(default=time.time)
+    updated_at = peewee.DoubleField(default=time.time)
+
+    class Meta:
+        indexes = ((("instance", "name"), True),)
+
+
+class DeadLetter(Row):
+    """A delivery that was given up, with body and reason.
+
+    No foreign keys: a letter outlives its subscription (and then answers 409 to a requeue).
+    A row that was requeued or discarded stays for a day without its body, so that a late
+    `bury` finds it and writes no ghost.
+    """
+
+    id = peewee.AutoField()
+    instance_id = peewee.IntegerField()
+    instance_name = peewee.CharField(max_length=100)
+    subscription_id = peewee.IntegerField()
+    subscription_name = peewee.CharField(max_length=100)
+    lane = peewee.CharField(max_length=16)
+    sink = peewee.CharField(max_length=20)
+    entry = peewee.CharField(max_length=40)
+    """The outbox entry, as the lane's member."""
+    event_id = peewee.CharField(max_length=128)
+    event = peewee.CharField(max_length=40)
+    order_keys = JsonField(null=True)
+    at = peewee.DoubleField()
+    """When the event was accepted."""
+    size = peewee.IntegerField()
+    """Bytes of the body."""
+    reason = peewee.CharField(max_length=40)
+    code = peewee.CharField(max_length=40)
+    detail = peewee.TextField()
+    tries = peewee.IntegerField()
+    meta = JsonField(default=dict)
+    created_at = peewee.DoubleField(default=time.time)
+    requeued_at = peewee.DoubleField(null=True)
+    requeued_run = peewee.CharField(max_length=60, null=True)
+    """Run id of the Redis that took the requeue."""
+    discarded_at = peewee.DoubleField(null=True)
+    data = peewee.BlobField(null=True)
+    """The body, last: SQLite walks over all of it to get at a column behind it."""
+
+    class Meta:
+        indexes = (
+            (("lane", "entry"), True),
+            (("instance_id", "id"), False),
+        )
+
+
+DeadLetter.add_index(
+    DeadLetter.index(
+        DeadLetter.instance_id,
+        DeadLetter.sink,
+        DeadLetter.reason,
+        # These two make it a covering one: SQLite counts without a look at the rows.
+        DeadLetter.requeued_at,
+        DeadLetter.discarded_at,
+        where=DeadLetter.requeued_at.is_null() & DeadLetter.discarded_at.is_null(),
+        name="dead_letter_open",
+    )
+)
+
+
+TABLES: tuple[type[Row], ...] = (Meta, Instance, Subscription, DeadLetter)
+
+
+def epoch() -> str:
+    """The database's epoch."""
+    return str(Meta.get_by_id("epoch").value)

@@ -1,0 +1,146 @@
+"""An aiohttp session that obeys the guard.
+
+aiohttp is kept from everything that would reach further than it was told, or remember
+more than one request: no proxies and passwords from the environment, no cookies, no
+decompression (a kilobyte can become a gigabyte).
+
+The guard stands in two places. The resolver drops the addresses that may not be reached,
+and what it answers is what is connected to (nobody resolves a second time, so a name cannot
+change its mind in between). The socket factory asks once more for each socket, which also
+covers hosts that are addresses already: those never get to a resolver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from evoflask.net import guard
+from evoflask.net.guard import Network
+
+KEEPALIVE_SECONDS = 4.0
+"""How long an idle connection is kept. Many servers close theirs after 5 s (Node's default):
+a request that crosses that close is ambiguous, so ours end first."""
+DNS_CACHE_SECONDS = 10
+DNS_LOOKUPS = 256
+"""How many names are looked up at a time. Each has a thread of its own, for up to 20 s when
+the name's servers do not answer: the loop's small pool would be full of such names, and a
+pool's threads are waited for when the process ends."""
+
+
+class ForbiddenAddress(OSError):
+    """The guard said no. The text names host and reason."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"{host} may not be reached: {reason}")
+
+
+class GuardedResolver(AbstractResolver):
+    """The system's resolver, without the addresses that may not be reached."""
+
+    def __init__(self, allow_networks: Sequence[Network]) -> None:
+        self._allow = tuple(allow_networks)
+        self._slots = asyncio.Semaphore(DNS_LOOKUPS)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Raises ForbiddenAddress when no address is left, OSError when there was none."""
+        async with self._slots:
+            infos = await _in_thread(lambda: _look_up(host, port, family))
+        reasons = {str(info[4][0]): guard.allowed(str(info[4][0]), self._allow) for info in infos}
+        good = [info for info in infos if reasons[str(info[4][0])] is None]
+        if not good:
+            raise ForbiddenAddress(host, str(next(iter(reasons.values()), "no address")))
+        return [_result(host, port, info) for info in good]
+
+    async def close(self) -> None:
+        """Nothing to let go of: a thread under way ends by itself, and is a daemon."""
+
+
+async def _in_thread(call: Callable[[], list[Any]]) -> list[Any]:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[list[Any]] = loop.create_future()
+
+    def settle(result: list[Any] | None, error: BaseException | None) -> None:
+        if future.done():  # cancelled meanwhile
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result or [])
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except Exception as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="dns", daemon=True).start()
+    return await future
+
+
+def _look_up(host: str, port: int, family: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+
+
+def _result(host: str, port: int, info: Any) -> ResolveResult:
+    return ResolveResult(
+        hostname=host,
+        host=str(info[4][0]),
+        port=port,
+        family=info[0],
+        proto=info[2],
+        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+    )
+
+
+def session(
+    allow_networks: Sequence[Network],
+    *,
+    connect_timeout: float,
+    limit: int,
+    ssl_context: ssl.SSLContext | None = None,
+) -> aiohttp.ClientSession:
+    """A session for the running loop; the caller closes it.
+
+    `connect_timeout`: seconds for name, connection and TLS together. There is no other
+    timeout: whoever sends sets one. `limit`: connections in use at a time; it must be above
+    what the caller has under way, for waiting in line counts as connecting.
+    """
+    allow = tuple(allow_networks)
+
+    def guarded_socket(info: Any) -> socket.socket:
+        reason = guard.allowed(str(info[4][0]), allow)
+        if reason is not None:
+            raise ForbiddenAddress(str(info[4][0]), reason)
+        return socket.socket(info[0], info[1], info[2])
+
+    connector = aiohttp.TCPConnector(
+        resolver=GuardedResolver(allow),
+        socket_factory=guarded_socket,
+        ssl=ssl_context if ssl_context is not None else True,
+        ttl_dns_cache=DNS_CACHE_SECONDS,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        limit=limit,
+        limit_per_host=0,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        requote_redirect_url=False,
+    )

@@ -1,0 +1,142 @@
+-- append: accept events of one instance, all of this call or none.
+--
+--   config:<i>    hash    read: revision, edge          outbox:<i>       stream  + entries
+--   seen:<i>      zset    caller-given ids              body:<i>:<e>     string  + large bodies
+--   waiting:<s>   zset    + members                     lane:<s>         hash    books, date
+--   due:<sink>    zset    dates                         weight, weighing, oldest:<sink>, totals, aging
+--   awake:<sink>, rung:<sink>  strings                  wake             channel
+--
+-- Atomic because 202 means that the entry is on the outbox AND on every lane it was routed
+-- to AND in the books, by the configuration that holds at this moment.
+--
+-- ARGV: i, revision, epoch, mode (routed|requeued), bytes of the call, inline limit,
+--       seen ms, seen ids, retain entries, retain ms, soft share, hard share (of maxmemory),
+--       entries a lane, bytes a lane, then for each event: id, given (1|0), event, meta, data, size, to
+
+local i, revision, epoch, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local bytes, inline = tonumber(ARGV[5]), tonumber(ARGV[6])
+local seen_ms, seen_ids = tonumber(ARGV[7]), tonumber(ARGV[8])
+local HEAD, STEP = 14, 7
+
+local c = call('HMGET', P .. 'config:' .. i, 'revision', 'epoch', 'gone')
+if not c[1] or c[3] then return { 'unknown' } end
+if c[1] ~= revision or c[2] ~= epoch then return { 'stale' } end
+if not ARGV[HEAD + 1] then return { 'ok', {}, {} } end
+
+-- Which lanes, and what comes to each.
+local lanes, order, unwanted = {}, {}, 0
+for a = HEAD + 1, #ARGV, STEP do
+  for s, key in string.gmatch(ARGV[a + 6], '(%w+):(%S*)') do
+    if not lanes[s] then
+      local h = lane(s)
+      if not h.sink then return { 'stale' } end
+      lanes[s] = { h = h, members = {}, bytes = 0 }
+      order[#order + 1] = s
+    end
+  end
+end
+
+-- Memory: above the soft share the heavy lanes are refused, above the hard one all.
+if #order > 0 then
+  local info = call('INFO', 'memory')
+  local max = tonumber(string.match(info, 'maxmemory:(%d+)'))
+  if max > 0 then
+    local used = tonumber(string.match(info, 'used_memory:(%d+)')) + bytes
+    if used > max * tonumber(ARGV[12]) then return { 'full', 'memory' } end
+    if used > max * tonumber(ARGV[11]) then
+      local total = tonumber(call('GET', P .. 'weighing') or 0)
+      local count = call('ZCARD', P .. 'weight')
+      for _, s in ipairs(order) do
+        local w = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
+        if w > 0 and w * count >= total then return { 'full', 'share' } end
+      end
+    end
+  end
+end
+
+local duplicates, kept, accepted = {}, 0, 0
+for a = HEAD + 1, #ARGV, STEP do
+  local id, given, event, meta, data, size, to = unpack(ARGV, a, a + 6)
+  local known = given == '1' and call('ZSCORE', P .. 'seen:' .. i, id)
+  if known and tonumber(known) > NOW - seen_ms then
+    duplicates[#duplicates + 1] = (a - HEAD - 1) / STEP
+  elseif to ~= '' then
+    local entry
+    if #data > inline then
+      entry = call('XADD', P .. 'outbox:' .. i, '*', 'id', id, 'event', event, 'to', to,
+        'at', NOW, 'size', size, 'meta', meta, 'mode', mode)
+      call('SET', P .. 'body:' .. i .. ':' .. entry, data)
+    else
+      entry = call('XADD', P .. 'outbox:' .. i, '*', 'id', id, 'event', event, 'to', to,
+        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'data', data)
+    end
+    if kept == 0 then call('ZADD', P .. 'aging', 'NX', NOW + tonumber(ARGV[10]), i) end
+    kept = kept + 1
+    for s, key in string.gmatch(to, '(%w+):(%S*)') do
+      local l = lanes[s]
+      l.members[#l.members + 1] = 0
+      l.members[#l.members + 1] = padded(entry) .. ':' .. size .. ':' .. key
+      l.bytes = l.bytes + tonumber(size)
+    end
+    if given == '1' then
+      call('ZADD', P .. 'seen:' .. i, NOW, id)
+    end
+    accepted = accepted + 1
+  else
+    unwanted = unwanted + 1
+  end
+end
+if accepted > 0 then call('HINCRBY', P .. 'totals', 'accepted', accepted) end
+if unwanted > 0 then call('HINCRBY', P .. 'totals', 'unwanted', unwanted) end
+if #duplicates > 0 then call('HINCRBY', P .. 'totals', 'duplicates', #duplicates) end
+
+local bells, rung = {}, {}
+for _, s in ipairs(order) do
+  local l = lanes[s]
+  if #l.members > 0 then
+    for m = 1, #l.members, 1000 do
+      call('ZADD', P .. 'waiting:' .. s, unpack(l.members, m, math.min(m + 999, #l.members)))
+    end
+    book(s, l.h.sink, mode, #l.members / 2)
+    weigh(s, l.bytes)
+    if call('ZCARD', P .. 'waiting:' .. s) > tonumber(ARGV[13])
+      or tonumber(call('ZSCORE', P .. 'weight', s) or 0) > tonumber(ARGV[14]) then
+      call('SADD', P .. 'over', s)
+    end
+    local d = redate(s, l.h)
+    if l.h.hungry and l.h.token then
+      -- The holder ran out of ids while deliveries are under way: tell it.
+      call('HDEL', P .. 'lane:' .. s, 'hungry')
+      call('PUBLISH', P .. 'wake', l.h.sink .. ' ' .. s)
+    elseif d and d <= NOW and not rung[l.h.sink] then
+      rung[l.h.sink] = true
+      local first = call('ZRANGE', P .. 'due:' .. l.h.sink, 0, 0, 'WITHSCORES')
+      local awake = call('EXISTS', P .. 'awake:' .. l.h.sink) == 1
+      if awake then call('PUBLISH', P .. 'wake', l.h.sink) end
+      if not awake or (first[2] and tonumber(first[2]) < NOW - 1000) then
+        if call('SET', P .. 'rung:' .. l.h.sink, '1', 'PX', 1000, 'NX') then
+          bells[#bells + 1] = l.h.sink
+        end
+      end
+    end
+  end
+end
+
+if kept > 0 then
+  local over = call('HINCRBY', P .. 'config:' .. i, 'kept', kept) - tonumber(ARGV[9])
+  local ages = tonumber(call('ZSCORE', P .. 'aging', i) or NOW + 1)
+  if over > 0 or ages <= NOW then
+    trim(i, tonumber(ARGV[9]), tonumber(ARGV[10]), math.min(kept + 8, 128))
+  end
+end
+if seen_ms > 0 and call('EXISTS', P .. 'seen:' .. i) == 1 then
+  call('PEXPIRE', P .. 'seen:' .. i, seen_ms)
+  local over = call('ZCARD', P .. 'seen:' .. i) - seen_ids
+  if over > 0 then call('ZREMRANGEBYRANK', P .. 'seen:' .. i, 0, over - 1) end
+  for _ = 1, 2 do
+    local first = call('ZRANGE', P .. 'seen:' .. i, 0, 0, 'WITHSCORES')
+    if not first[1] or tonumber(first[2]) > NOW - seen_ms then break end
+    call('ZREM', P .. 'seen:' .. i, first[1])
+  end
+end
+return { 'ok', duplicates, bells }

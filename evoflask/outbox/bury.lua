@@ -1,0 +1,22 @@
+-- bury: the letters are written, so their entries leave `dying` and are counted dead.
+--
+--   dying:<s>  hash  - members     graves  set      lane:<s>  hash  books      totals
+--   outbox:<i>, body:<i>:<e>   - entries past retention that nobody has any more
+--
+-- Atomic because an entry is dying or in the books as dead, never both or neither.
+--
+-- ARGV: s, then members ... Answers how many it buried.
+
+unblock()
+local s = ARGV[1]
+local h = lane(s)
+local off = {}
+for a = 2, #ARGV do
+  if call('HDEL', P .. 'dying:' .. s, ARGV[a]) == 1 then off[#off + 1] = ARGV[a] end
+end
+if call('HLEN', P .. 'dying:' .. s) == 0 then call('SREM', P .. 'graves', s) end
+if h.sink then
+  book(s, h.sink, 'dead', #off)
+  release(h.i, off)
+end
+return #off

@@ -1,0 +1,76 @@
+-- configure: bring what Redis must know of an instance in line with its row.
+--
+--   config:<i>  hash  revision, epoch, lanes, tombstone     lane:<s>  hash  flags
+--   waiting:<s>, dying:<s>, tries:<s>  set aside when their lane is destroyed
+--   gone:<s>:waiting|dying  keys, sweep  set                due, alone, oldest, weight, graves
+--
+-- Atomic because a lane is there for append and take, or not, and because the count that a
+-- delete answers is the count of what it took away. The whole state, applied again at the
+-- same revision, changes nothing.
+--
+-- ARGV: i, revision, epoch, deleted (1|0), tombstone ms, lanes as JSON
+--       [[s, sink, enabled 1|0, stopped 1|0, wait 1|0, version], ...]
+-- Answers {'newer'} or {'ok', s, discarded, ...}.
+
+unblock()
+local i, revision, epoch, deleted = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local config = P .. 'config:' .. i
+local c = call('HMGET', config, 'revision', 'epoch', 'lanes', 'gone')
+if c[1] and c[2] == epoch and tonumber(c[1]) > tonumber(revision) then return { 'newer' } end
+local lanes = cjson.decode(ARGV[6])
+local keep = {}
+for _, l in ipairs(lanes) do keep[l[1]] = true end
+local out = { 'ok' }
+
+local function set_aside(s, sink)
+  local n = call('ZCARD', P .. 'waiting:' .. s) + call('HLEN', P .. 'dying:' .. s)
+  for _, part in ipairs({ 'waiting', 'dying' }) do
+    local from, to = P .. part .. ':' .. s, 'gone:' .. s .. ':' .. part
+    if call('EXISTS', from) == 1 then
+      call('RENAME', from, P .. to)
+      call('SADD', P .. 'sweep', i .. ' ' .. to)
+    end
+  end
+  local weight = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
+  if weight > 0 then weigh(s, -weight) end
+  book(s, sink, 'discarded', n)
+  call('UNLINK', P .. 'tries:' .. s, P .. 'lane:' .. s)
+  for _, z in ipairs({ 'due:', 'alone:', 'oldest:' }) do call('ZREM', P .. z .. sink, s) end
+  call('SREM', P .. 'graves', s)
+  out[#out + 1] = s
+  out[#out + 1] = n
+end
+
+if c[3] then
+  for _, l in ipairs(cjson.decode(c[3])) do
+    if not keep[l[1]] then set_aside(l[1], l[2]) end
+  end
+end
+if deleted then
+  -- The tombstone keeps a slow process with an old row from making the keys anew.
+  call('HDEL', config, 'edge', 'kept')
+  call('HSET', config, 'revision', revision, 'epoch', epoch, 'lanes', '[]', 'gone', NOW)
+  call('PEXPIRE', config, ARGV[5])
+  call('SADD', P .. 'sweep', i .. ' outbox')
+  call('ZREM', P .. 'aging', i)
+  call('UNLINK', P .. 'seen:' .. i)
+  return out
+end
+call('HDEL', config, 'gone')
+call('PERSIST', config)
+call('HSET', config, 'revision', revision, 'epoch', epoch, 'lanes', ARGV[6])
+for _, l in ipairs(lanes) do
+  local s, sink = l[1], l[2]
+  local key = P .. 'lane:' .. s
+  local version = call('HGET', key, 'version')
+  call('HSET', key, 'i', i, 'sink', sink, 'on', l[3], 'stop', l[4], 'wait', l[5], 'version', l[6])
+  if version and tonumber(version) ~= tonumber(l[6]) then
+    -- The subscription was changed: what failed may work now, so the pause ends and the
+    -- next retries (a bounded number) need not wait for their dates.
+    call('HDEL', key, 'until', 'failures', 'pauses', 'last_entry')
+    local later = call('ZRANGEBYSCORE', P .. 'waiting:' .. s, '(' .. NOW, '+inf', 'LIMIT', 0, 1000)
+    for _, member in ipairs(later) do call('ZADD', P .. 'waiting:' .. s, 'XX', NOW, member) end
+  end
+  redate(s, lane(s))
+end
+return out

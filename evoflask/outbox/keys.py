@@ -1,0 +1,58 @@
+"""The keys in Redis, and which of them a script may name.
+
+`{pN}` is the hash tag of a partition: all keys of an instance share a Redis Cluster slot.
+`<i>` (outbox) and `<s>` (lane) are random ids that are never given twice. Dates and ages
+are milliseconds of Redis' clock, as stream ids are.
+
+    key                        type     holds
+    evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, data
+    evo:{pN}:body:<i>:<entry>  string   data above INLINE_BODY_BYTES; goes with its entry
+    evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept; gone = a tombstone
+    evo:{pN}:seen:<i>          zset     caller-given ids by when they were accepted
+    evo:{pN}:waiting:<s>       zset     the lane: every entry not settled; 0 = new, else next try
+    evo:{pN}:tries:<s>         hash     entries that failed: how often
+    evo:{pN}:dying:<s>         hash     entries given up: tries and reason, until their letter
+    evo:{pN}:graves            set      lanes with something in dying
+    evo:{pN}:lane:<s>          hash     hold, flags, breaker, last error, losses, books
+    evo:{pN}:due:<sink>        zset     lanes by when to look at them next
+    evo:{pN}:alone:<sink>      zset     the same for lanes that lost three holds in a row
+    evo:{pN}:oldest:<sink>     zset     lanes by the age of their oldest entry
+    evo:{pN}:weight            zset     lanes by bytes waiting
+    evo:{pN}:weighing          string   the sum of weight
+    evo:{pN}:over              set      lanes beyond a limit of entries or bytes
+    evo:{pN}:aging             zset     instances by when their oldest retained entry leaves
+    evo:{pN}:gone:<s>:waiting  zset     a destroyed lane, until it is swept
+    evo:{pN}:gone:<s>:dying    hash     the same
+    evo:{pN}:sweep             set      what is to be swept
+    evo:{pN}:totals            hash     counters by sink, histograms of latency
+    evo:{pN}:awake:<sink>      string   somebody drains this sink here (expires)
+    evo:{pN}:rung:<sink>       string   a bell is on its way (expires)
+    evo:{pN}:wake              channel  sinks, or sinks and lanes, with something new
+    evo:partitions             set      partitions in use
+    evo:clock                  string   who does the chores (expires)
+    evo:chores                 hash     when each chore was last done, and what it saw
+"""
+
+from __future__ import annotations
+
+PARTITIONS = "evo:partitions"
+CLOCK = "evo:clock"
+CHORES = "evo:chores"
+
+
+def prefix(partition: int) -> str:
+    """What every key of the partition begins with; also KEYS[1] of every script."""
+    return f"evo:{{p{partition}}}:"
+
+
+def outbox(partition: int, i: str) -> str:
+    return f"{prefix(partition)}outbox:{i}"
+
+
+def body(partition: int, i: str, entry: str) -> str:
+    return f"{prefix(partition)}body:{i}:{entry}"
+
+
+def of(partition: int, name: str) -> str:
+    """A key of the partition by its name in the drawing, `due:webhook`."""
+    return f"{prefix(partition)}{name}"

@@ -1,0 +1,207 @@
+-- Shared by every verb: it is put in front of each script.
+--
+-- KEYS[1] is the prefix of the partition, `evo:{pN}:`. It is no key itself, but it carries
+-- the hash tag, so that a cluster runs the script where all keys of the partition are.
+-- What a script touches is drawn at its own head.
+--
+-- A member of a lane is `<ms, 13 digits>-<seq, 10 digits>:<size>:<key>`: text that sorts as
+-- the entries were appended, with the bytes that the entry weighs and a hash of its order
+-- key in this lane. So whoever takes a member off a lane knows what to take off the books
+-- without reading the entry, and a drain knows what may start without reading a body.
+
+local P = KEYS[1]
+local call = redis.call
+local TIME = call('TIME')
+local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
+local QUARANTINE = 3 -- holds lost in a row, after which a lane runs alone
+
+-- On a full Redis a script whose first write frees memory runs through, and one whose first
+-- write takes memory is refused. Verbs that must always work begin with this.
+local function unblock()
+  call('DEL', P .. 'nothing')
+end
+
+local function padded(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return string.rep('0', 13 - #ms) .. ms .. '-' .. string.rep('0', 10 - #seq) .. seq
+end
+
+local function entry_of(member)
+  local ms, seq = string.match(member, '^(%d+)-(%d+)')
+  return string.format('%.0f-%.0f', tonumber(ms), tonumber(seq))
+end
+
+local function ms_of(member)
+  return tonumber(string.sub(member, 1, 13))
+end
+
+local function size_of(member)
+  return tonumber(string.match(member, ':(%d+):'))
+end
+
+-- Count what left or came to a lane, for the lane and for its sink.
+local function book(s, sink, what, n)
+  if n ~= 0 then
+    call('HINCRBY', P .. 'lane:' .. s, what, n)
+    call('HINCRBY', P .. 'totals', sink .. ':' .. what, n)
+  end
+end
+
+local function weigh(s, bytes)
+  if bytes == 0 then return end
+  local left = tonumber(call('ZINCRBY', P .. 'weight', bytes, s))
+  call('INCRBY', P .. 'weighing', bytes)
+  if left <= 0 then
+    call('ZREM', P .. 'weight', s)
+    if left < 0 then call('INCRBY', P .. 'weighing', -left) end
+  end
+end
+
+-- The one function that gives a lane's date: ms, or nil when nobody need look at it.
+local function date(s, h, first)
+  if h.on ~= '1' or h.stop == '1' or not first[1] then return nil end
+  if h.token then return tonumber(h['end']) end
+  local pause = tonumber(h['until'] or 0)
+  if pause > NOW then return pause end
+  if pause > 0 then return NOW end -- a probe goes before the dates of retries
+  return math.max(tonumber(first[2]), NOW)
+end
+
+local function lane(s)
+  local f = { 'i', 'sink', 'on', 'stop', 'token', 'end', 'until', 'lost', 'wait', 'hungry' }
+  local v = call('HMGET', P .. 'lane:' .. s, unpack(f))
+  local h = {}
+  for n = 1, #f do h[f[n]] = v[n] or nil end
+  return h
+end
+
+-- Date the lane: when a drain looks at it, and when it next reaches its limit of age.
+local function redate(s, h)
+  local first = call('ZRANGE', P .. 'waiting:' .. s, 0, 0, 'WITHSCORES')
+  local d = date(s, h, first)
+  local alone = tonumber(h.lost or 0) >= QUARANTINE
+  local due = P .. (alone and 'alone:' or 'due:') .. h.sink
+  if d then call('ZADD', due, d, s) else call('ZREM', due, s) end
+  call('ZREM', P .. (alone and 'due:' or 'alone:') .. h.sink, s)
+  if first[1] then
+    call('ZADD', P .. 'oldest:' .. h.sink, ms_of(first[1]), s)
+  else
+    call('ZREM', P .. 'oldest:' .. h.sink, s)
+  end
+  return d
+end
+
+-- Take an entry off the outbox that nobody has any more. `to` is `lane:key lane:key`.
+local function has(to, id, size)
+  for s, key in string.gmatch(to, '(%w+):(%S*)') do
+    local member = padded(id) .. ':' .. size .. ':' .. key
+    if call('ZSCORE', P .. 'waiting:' .. s, member) then return true end
+    if call('HEXISTS', P .. 'dying:' .. s, member) == 1 then return true end
+  end
+  return false
+end
+
+local function erase(i, id)
+  call('XDEL', P .. 'outbox:' .. i, id)
+  call('DEL', P .. 'body:' .. i .. ':' .. id)
+end
+
+local function field(row, name)
+  for n = 1, #row, 2 do
+    if row[n] == name then return row[n + 1] end
+  end
+end
+
+-- After members left a lane for good: delete those entries that are past retention and
+-- that no other lane of the instance has.
+local function release(i, members)
+  local edge = call('HGET', P .. 'config:' .. i, 'edge')
+  if not edge then return end
+  edge = padded(edge)
+  for _, member in ipairs(members) do
+    if string.sub(member, 1, 24) <= edge then
+      local id = entry_of(member)
+      local rows = call('XRANGE', P .. 'outbox:' .. i, id, id)
+      if rows[1] and not has(field(rows[1][2], 'to'), id, size_of(member)) then
+        erase(i, id)
+      end
+    end
+  end
+end
+
+-- Move the edge of retention over at most `n` entries, each deleted unless a lane has it.
+-- Answers how many it moved over, and whether more are past retention.
+local function trim(i, retain, age, n)
+  local config = P .. 'config:' .. i
+  local c = call('HMGET', config, 'edge', 'kept')
+  local edge, kept = c[1] or '0-0', tonumber(c[2] or 0)
+  local rows = call('XRANGE', P .. 'outbox:' .. i, '(' .. edge, '+', 'COUNT', n + 1)
+  local moved = 0
+  local nxt
+  for _, row in ipairs(rows) do
+    local ms = tonumber(string.match(row[1], '^%d+'))
+    if moved == n or not (kept > retain or ms <= NOW - age) then
+      nxt = ms
+      break
+    end
+    edge, kept, moved = row[1], kept - 1, moved + 1
+    if not has(field(row[2], 'to'), row[1], field(row[2], 'size')) then erase(i, row[1]) end
+  end
+  if moved > 0 then call('HSET', config, 'edge', edge, 'kept', kept) end
+  if nxt then
+    call('ZADD', P .. 'aging', nxt + age, i)
+  else
+    call('ZREM', P .. 'aging', i)
+  end
+  return moved, nxt ~= nil and moved == n
+end
+
+-- The ids that a holder gets next: at most `n`, half of them retries that are due, half new
+-- ones after `cursor`; a half uses what the other leaves. `new` and `old` say how many new
+-- ones and retries the holder has in hand already (they are still on the lane).
+-- Answers a flat list: member, tries, ...
+local function window(s, h, n, cursor, new, old)
+  local key = P .. 'waiting:' .. s
+  local failed = call('ZRANGEBYSCORE', key, '(0', NOW, 'LIMIT', 0, n + old)
+  local fresh = {}
+  if h.wait == '1' and call('ZCOUNT', key, '(0', '+inf') > 0 then
+    -- The lane waits for what failed: nothing new, and the oldest first.
+    table.sort(failed)
+  else
+    -- What was handed out is a beginning of the new ones: new entries come at the end and
+    -- never become new again. `new` is how long it was; an operator may have shortened it.
+    local from = math.max(new - 1, 0)
+    local rows = call('ZRANGE', key, from, new + n, 'WITHSCORES')
+    if from > 0 and (not rows[1] or tonumber(rows[2]) > 0 or rows[1] > cursor) then
+      rows = call('ZRANGE', key, 0, new + n, 'WITHSCORES')
+    end
+    for r = 1, #rows, 2 do
+      if tonumber(rows[r + 1]) > 0 then break end
+      if rows[r] > cursor and #fresh < n then fresh[#fresh + 1] = rows[r] end
+    end
+  end
+  local half = math.floor(n / 2)
+  local nfresh = math.min(#fresh, math.max(half, n - math.max(#failed - old, 0)))
+  local nfailed = math.min(#failed, n - nfresh + old)
+  local out = {}
+  if nfailed > 0 then
+    local handed = {}
+    for r = 1, nfailed do handed[r] = failed[r] end
+    local tries = call('HMGET', P .. 'tries:' .. s, unpack(handed))
+    for r = 1, nfailed do
+      out[#out + 1] = handed[r]
+      out[#out + 1] = tonumber(tries[r] or 0)
+    end
+  end
+  for r = 1, nfresh do
+    out[#out + 1] = fresh[r]
+    out[#out + 1] = 0
+  end
+  return out
+end
+
+-- Give an entry up: off the lane, into `dying`, until its letter is written.
+local function die(s, member, tries, why)
+  call('HSET', P .. 'dying:' .. s, member, tries .. ' ' .. why)
+  call('SADD', P .. 'graves', s)
+end

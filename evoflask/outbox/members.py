@@ -1,0 +1,36 @@
+"""Members of a lane: `<ms, 13 digits>-<seq, 10 digits>:<size>:<key>`, see lib.lua."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from hashlib import blake2b
+
+MISSING_KEY = "-"
+"""Events without a value at the path form one key."""
+
+
+def key_hash(key: bytes | None) -> str:
+    """An order key as members carry it: eight characters; two keys that share a hash are
+    ordered as one, which costs a little concurrency and no correctness."""
+    if key is None:
+        return MISSING_KEY
+    return urlsafe_b64encode(blake2b(key, digest_size=6).digest()).decode()
+
+
+def entry_of(member: str) -> str:
+    """The stream id of a member, without padding."""
+    ms, seq = member.partition(":")[0].split("-")
+    return f"{int(ms)}-{int(seq)}"
+
+
+def size_of(member: str) -> int:
+    return int(member.split(":", 2)[1])
+
+
+def key_of(member: str) -> str:
+    return member.split(":", 2)[2]
+
+
+def at_of(member: str) -> float:
+    """When the entry was accepted, Unix seconds of Redis' clock."""
+    return int(member[:13]) / 1000

@@ -1,0 +1,98 @@
+-- settle: end attempts of one lane, and keep the hold or give it up.
+--
+--   lane:<s>  hash  hold, books, breaker        waiting:<s>  zset  - members, dates
+--   tries:<s> hash  how often an entry failed   dying:<s>, graves  what is given up
+--   outbox:<i>, body:<i>:<e>   - entries past retention that nobody has any more
+--   due:<sink>, oldest:<sink>, weight, weighing, totals
+--
+-- Atomic because a delivery is on the lane, dying or settled, and exactly one of them; and
+-- because the books move by what really left the lane.
+--
+-- ARGV: s, token, hold ms (0: give it up), ids wanted, cursor, new in hand, retries in hand,
+--       mark ('' none), number of facts, fact name, fact value ... (breaker, last error),
+--       number of totals, name, n, ... then outcomes: kind, member, attempt, x
+--         d delivered · r retry (x: ms from now) · x dead (x: reason as JSON)
+-- Answers {'lost'} or {'ok', now ms, due now (1|0), applied, ids, active (1|0), revision,
+-- epoch}; a lane that was stopped meanwhile is not active and hands out nothing.
+
+unblock()
+local s, token, hold = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local h = lane(s)
+if not h.sink or h.token ~= token then
+  if h.sink then call('HINCRBY', P .. 'lane:' .. s, 'void', 1) end
+  return { 'lost' }
+end
+local key = P .. 'lane:' .. s
+local waiting = P .. 'waiting:' .. s
+local a = 9
+local facts = tonumber(ARGV[a])
+if facts > 0 then call('HSET', key, unpack(ARGV, a + 1, a + facts * 2)) end
+a = a + facts * 2 + 1
+local counts, at = tonumber(ARGV[a]), a
+a = a + counts * 2 + 1
+
+local members = {}
+for o = a, #ARGV, 4 do members[#members + 1] = ARGV[o + 1] end
+local off, freed, delivered, applied, retried, delays = {}, 0, 0, 0, 0, {}
+if #members > 0 then
+  local there = call('ZMSCORE', waiting, unpack(members))
+  local tries = call('HMGET', P .. 'tries:' .. s, unpack(members))
+  for n, member in ipairs(members) do
+    local o = a + (n - 1) * 4
+    local kind, attempt = ARGV[o], tonumber(ARGV[o + 2])
+    local before = tonumber(tries[n] or 0)
+    if there[n] and kind == 'd' then
+      off[#off + 1] = member
+      freed = freed + size_of(member)
+      delivered, applied = delivered + 1, applied + 1
+    elseif there[n] and before == attempt - 1 then
+      applied = applied + 1
+      if kind == 'r' then
+        delays[#delays + 1] = NOW + tonumber(ARGV[o + 3])
+        delays[#delays + 1] = member
+        call('HSET', P .. 'tries:' .. s, member, attempt)
+        retried = retried + 1
+      else
+        off[#off + 1] = member
+        freed = freed + size_of(member)
+        die(s, member, attempt, ARGV[o + 3])
+      end
+    end
+  end
+  if #off > 0 then
+    call('ZREM', waiting, unpack(off))
+    call('HDEL', P .. 'tries:' .. s, unpack(off))
+    weigh(s, -freed)
+  end
+  if #delays > 0 then call('ZADD', waiting, 'XX', unpack(delays)) end
+  book(s, h.sink, 'delivered', delivered)
+  if retried > 0 then call('HINCRBY', P .. 'totals', h.sink .. ':retried', retried) end
+  if delivered > 0 then
+    call('HSET', key, 'okat', NOW)
+    release(h.i, off)
+  end
+end
+if applied > 0 then
+  for n = at + 1, at + counts * 2, 2 do call('HINCRBY', P .. 'totals', ARGV[n], ARGV[n + 1]) end
+end
+h['until'] = call('HGET', key, 'until')
+
+local ids, active = {}, h.on == '1' and h.stop ~= '1'
+if hold > 0 then
+  h['end'] = NOW + hold
+  call('HSET', key, 'end', h['end'])
+  if ARGV[8] ~= '' and call('HGET', key, 'mark') ~= ARGV[8] then
+    call('HSET', key, 'mark', ARGV[8], 'marks', 0)
+  end
+  local want = active and tonumber(ARGV[4]) or 0
+  if want > 0 then
+    ids = window(s, h, want, ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]))
+    if #ids < want * 2 then call('HSET', key, 'hungry', 1) end
+  end
+else
+  call('HDEL', key, 'token', 'end', 'lost', 'mark', 'marks', 'hungry')
+  h.token, h.lost = nil, nil
+end
+local d = redate(s, h)
+local c = call('HMGET', P .. 'config:' .. h.i, 'revision', 'epoch')
+return { 'ok', NOW, (d and d <= NOW) and 1 or 0, applied, ids, active and 1 or 0, c[1] or '', c[2] or '' }

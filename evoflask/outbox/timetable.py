@@ -1,0 +1,130 @@
+"""What the clock reads of Redis to know what is due, and the lease under which it works."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoflask.outbox import keys
+from evoflask.outbox.client import Outbox
+
+_LEASE = """
+redis.call('DEL', KEYS[1] .. ':nothing')
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+"""Take or keep the lease, also on a full Redis. Atomic: two clocks must not both have it."""
+
+
+class Lease:
+    """The right to do the chores, for a time."""
+
+    def __init__(self, outbox: Outbox, holder: str, seconds: float) -> None:
+        self._outbox = outbox
+        self._holder = holder
+        self._seconds = seconds
+
+    def take(self) -> bool:
+        """Whether it is ours, for the next seconds. Raises `OutboxDown`."""
+        args = (self._holder, round(self._seconds * 1000))
+        return bool(self._outbox.ask(lambda r: r.eval(_LEASE, 1, keys.CLOCK, *args)))
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """How far Redis is with its disk."""
+
+    run_id: str
+    settled: bool
+    """Whatever was written some seconds ago is on disk, as far as Redis keeps a file at all."""
+
+
+class Timetable:
+    """Reads; and notes when a chore was last done."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def done(self, chore: str) -> None:
+        self._outbox.ask(lambda r: r.hset(keys.CHORES, chore, f"{time.time():.3f}"))
+
+    def last_done(self) -> dict[str, float]:
+        """When each chore was last done, Unix seconds."""
+        rows: Any = self._outbox.ask(lambda r: r.hgetall(keys.CHORES))
+        return {name.decode(): float(at) for name, at in rows.items()}
+
+    def info(self, section: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._outbox.ask(lambda r: r.info(section))
+        return found
+
+    def run_id(self) -> str:
+        return str(self.info("server")["run_id"])
+
+    def persisted(self) -> Persisted:
+        run_id, state = self.run_id(), self.info("persistence")
+        waiting = state.get("aof_enabled") and (
+            state.get("aof_last_write_status") != "ok" or state.get("aof_pending_bio_fsync", 0) > 1
+        )
+        return Persisted(run_id, not waiting)
+
+    def memory_share(self) -> float:
+        """Used share of maxmemory; 0 where there is no limit."""
+        memory = self.info("memory")
+        limit = int(memory.get("maxmemory") or 0)
+        return int(memory["used_memory"]) / limit if limit else 0.0
+
+    def now(self) -> float:
+        """Redis' clock, Unix seconds."""
+        seconds, micros = self._outbox.ask(lambda r: r.time())
+        return float(seconds) + float(micros) / 1e6
+
+    def older_than(self, partition: int, sinks: Sequence[str], seconds: float, n: int) -> list[str]:
+        """Lanes whose oldest entry waits longer than that."""
+        until = (self.now() - seconds) * 1000
+        return [
+            lane
+            for sink in sinks
+            for lane in self._range(keys.of(partition, f"oldest:{sink}"), until, n)
+        ]
+
+    def aged(self, partition: int, ahead: float, n: int) -> list[str]:
+        """Instances whose oldest retained entry leaves retention within `ahead` seconds."""
+        return self._range(keys.of(partition, "aging"), (self.now() + ahead) * 1000, n)
+
+    def over(self, partition: int, n: int) -> list[str]:
+        """Lanes that append found beyond a limit of entries or bytes."""
+        return self._members(keys.of(partition, "over"), n)
+
+    def graves(self, partition: int, n: int) -> list[str]:
+        """Lanes with something in `dying`, in no order, so that none comes first always."""
+        return self._members(keys.of(partition, "graves"), n)
+
+    def sweeping(self) -> bool:
+        """Whether something that was set aside is not swept yet."""
+        return any(
+            self._outbox.ask(lambda r, p=p: r.exists(keys.of(p, "sweep")))  # type: ignore[misc]
+            for p in self._outbox.partitions(0)
+        )
+
+    def heaviest(self, partition: int, n: int) -> list[tuple[str, int, int]]:
+        """(lane, bytes waiting, an equal share of all that waits), heaviest first; only lanes
+        that weigh at least their share."""
+        key = keys.of(partition, "weight")
+        rows: Any = self._outbox.ask(lambda r: r.zrevrange(key, 0, n - 1, withscores=True))
+        count: Any = self._outbox.ask(lambda r: r.zcard(key))
+        total: Any = self._outbox.ask(lambda r: r.get(keys.of(partition, "weighing")))
+        share = int(total or 0) // max(1, int(count))
+        return [(lane.decode(), int(w), share) for lane, w in rows if w >= share]
+
+    def _range(self, key: str, until: float, n: int) -> list[str]:
+        rows: Any = self._outbox.ask(lambda r: r.zrangebyscore(key, "-inf", until, start=0, num=n))
+        return [row.decode() for row in rows]
+
+    def _members(self, key: str, n: int) -> list[str]:
+        rows: Any = self._outbox.ask(lambda r: r.srandmember(key, n))
+        return [row.decode() for row in rows]

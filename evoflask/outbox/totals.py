@@ -1,0 +1,149 @@
+"""What Redis says of the whole: counters by sink, what waits, its memory and its disk.
+
+Every process adds to the same counters inside the scripts, so they are right however many
+processes serve them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoflask.outbox import keys
+from evoflask.outbox.client import Outbox
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the latency histogram from accept to delivery, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes. `limit` 0: there is none."""
+
+    used: int
+    limit: int
+
+    @property
+    def share(self) -> float:
+        """Used share of the limit; 0 where there is none."""
+        return self.used / self.limit if self.limit else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counters since the Redis was made, over all partitions."""
+
+    counters: Mapping[str, int]
+    """`accepted`, `unwanted`, `duplicates`, and by sink: `webhook:routed` and the like."""
+    oldest: Mapping[str, float]
+    """Age in seconds of the oldest event that waits, by sink; only where one waits."""
+    memory: Memory
+
+    def of(self, sink: str, what: str) -> int:
+        return self.counters.get(f"{sink}:{what}", 0)
+
+    def backlog(self, sink: str) -> int:
+        """Deliveries that did not end yet: waiting, or given up without a letter."""
+        came = self.of(sink, "routed") + self.of(sink, "requeued")
+        return came - sum(self.of(sink, end) for end in ("delivered", "dead", "discarded"))
+
+    def failed(self, sink: str) -> dict[str, int]:
+        """Attempts that failed, by outcome."""
+        start = f"{sink}:failed:"
+        return {
+            name.removeprefix(start): n
+            for name, n in sorted(self.counters.items())
+            if name.startswith(start)
+        }
+
+    def latency(self, sink: str) -> tuple[list[tuple[str, int]], float]:
+        """Deliveries by upper bound of their latency, each with those of all smaller bounds;
+        and the sum of latencies, seconds."""
+        bounds, total = [], 0
+        for bound in [*(f"{b:g}" for b in BUCKETS), "+Inf"]:
+            total += self.of(sink, f"le:{bound}")
+            bounds.append((bound, total))
+        return bounds, self.of(sink, "latency_ms") / 1000
+
+
+def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
+    """Raises `OutboxDown`."""
+    numbers = outbox.partitions(partitions)
+
+    def fetch(r: Any) -> list[Any]:
+        pipe = r.pipeline(transaction=False)
+        pipe.time()
+        pipe.info("memory")
+        for number in numbers:
+            pipe.hgetall(keys.of(number, "totals"))
+            for sink in sinks:
+                pipe.zrange(keys.of(number, f"oldest:{sink}"), 0, 0, withscores=True)
+        found: list[Any] = pipe.execute()
+        return found
+
+    (seconds, micros), memory, *rows = outbox.ask(fetch)
+    now = seconds + micros / 1e6
+    counters: Counter[str] = Counter()
+    oldest: dict[str, float] = {}
+    width = 1 + len(sinks)
+    for at in range(0, len(rows), width):
+        counters.update({name.decode(): int(n) for name, n in rows[at].items()})
+        for sink, first in zip(sinks, rows[at + 1 : at + width], strict=True):
+            if first:
+                age = max(0.0, now - first[0][1] / 1000)
+                oldest[sink] = max(age, oldest.get(sink, 0.0))
+    limit = int(memory.get("maxmemory") or 0)
+    return Totals(counters, oldest, Memory(int(memory["used_memory"]), limit))
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The Redis itself, as far as it tells."""
+
+    version: str
+    role: str
+    appendonly: bool
+    fsync: str | None
+    """`appendfsync`; None: it does not tell, as hosted ones often do."""
+    policy: str
+    """`maxmemory-policy`"""
+    writes: bool
+    """The last write to its disk worked."""
+    memory: Memory
+
+    @property
+    def supported(self) -> bool:
+        """6.2 or newer: ZMSCORE, HRANDFIELD and exclusive ranges of streams."""
+        return tuple(int(n) for n in self.version.split(".")[:2] if n.isdigit()) >= (6, 2)
+
+
+def server(outbox: Outbox) -> Server:
+    """Raises `OutboxDown`."""
+    info: dict[str, Any] = outbox.ask(lambda r: r.info())
+    return Server(
+        version=str(info.get("redis_version", "")),
+        role=str(info.get("role", "")),
+        appendonly=bool(info.get("aof_enabled")),
+        fsync=outbox.ask(_fsync),
+        policy=str(info.get("maxmemory_policy", "")),
+        writes=info.get("aof_last_write_status", "ok") == "ok",
+        memory=Memory(int(info.get("used_memory", 0)), int(info.get("maxmemory") or 0)),
+    )
+
+
+def _fsync(r: Any) -> str | None:
+    # Hosted servers refuse CONFIG; that it is refused is no failure.
+    found = r.pipeline(transaction=False).config_get("appendfsync").execute(raise_on_error=False)[0]
+    return found.get("appendfsync") if isinstance(found, dict) else None
+
+
+def awake(outbox: Outbox, sinks: Sequence[str], partitions: int) -> list[str]:
+    """Sinks that a drain works for at this moment."""
+    numbers = outbox.partitions(partitions)
+    return [
+        sink
+        for sink in sinks
+        if outbox.ask(lambda r, s=sink: r.exists(*(keys.of(n, f"awake:{s}") for n in numbers)))  # type: ignore[misc]
+    ]

@@ -1,0 +1,464 @@
+"""The verbs as calls of scripts: pure, so that the web process and the drain share them.
+
+A `Call` is a script, its keys and arguments, and how to read its answer. Who runs it, and
+whether it waits or awaits, is the client's (client.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, Generic, TypeVar
+
+from evoflask.outbox import keys
+
+T = TypeVar("T")
+TOMBSTONE_MS = 7 * 86400 * 1000
+"""Longer than any process with an old row could live before it pushes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str
+    text: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """A verb's Lua: the shared part, then its own file."""
+    here = files("evoflask.outbox")
+    text = (here / "lib.lua").read_text() + "\n" + (here / f"{name}.lua").read_text()
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One run of one verb."""
+
+    script: Script
+    prefix: str
+    args: Sequence[str | bytes | int | float]
+    read: Callable[[Any], T]
+
+
+def _call(
+    name: str, partition: int, args: Iterable[str | bytes | int | float], read: Callable[[Any], T]
+) -> Call[T]:
+    return Call(script(name), keys.prefix(partition), tuple(args), read)
+
+
+# -- append ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """An event on its way to the outbox."""
+
+    id: str
+    given: bool
+    """The id is the caller's, so a repeat is answered instead of kept."""
+    event: str
+    meta: bytes
+    data: bytes
+    to: Sequence[tuple[str, str]]
+    """(lane, order key as members carry it); empty when nobody wants it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes the entry weighs: body, meta, and what its names take."""
+        return len(self.data) + len(self.meta) + len(self.id) + len(self.event)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What append and trim keep to. Ages in seconds."""
+
+    inline_bytes: int = 32768
+    seen_seconds: float = 3600
+    seen_ids: int = 100_000
+    retain_entries: int = 1000
+    retain_seconds: float = 900
+    soft_share: float = 0.8
+    hard_share: float = 0.95
+    lane_entries: int = 1_000_000
+    lane_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`status`: ok, unknown (no such instance), stale (another revision), full."""
+
+    status: str
+    full: str = ""
+    """memory: all are refused; share: these lanes weigh more than their share."""
+    duplicates: frozenset[int] = frozenset()
+    """Positions in the call whose id was accepted before."""
+    bells: Sequence[str] = ()
+    """Sinks that nobody drains: ring for them."""
+
+
+def _read_append(answer: Any) -> Appended:
+    status = _text(answer[0])
+    if status == "full":
+        return Appended(status, full=_text(answer[1]))
+    if status != "ok":
+        return Appended(status)
+    return Appended(status, "", frozenset(answer[1]), [_text(b) for b in answer[2]])
+
+
+def append(
+    partition: int,
+    i: str,
+    revision: int,
+    epoch: str,
+    entries: Sequence[NewEntry],
+    limits: Limits,
+    *,
+    requeue: bool = False,
+) -> Call[Appended]:
+    """Accept events of one instance: all of this call, or none."""
+    args: list[str | bytes | int | float] = [
+        i,
+        revision,
+        epoch,
+        "requeued" if requeue else "routed",
+        sum(e.size for e in entries),
+        limits.inline_bytes,
+        _ms(limits.seen_seconds),
+        limits.seen_ids,
+        limits.retain_entries,
+        _ms(limits.retain_seconds),
+        limits.soft_share,
+        limits.hard_share,
+        limits.lane_entries,
+        limits.lane_bytes,
+    ]
+    for e in entries:
+        to = " ".join(f"{lane}:{key}" for lane, key in e.to)
+        args += (e.id, "1" if e.given else "0", e.event, e.meta, e.data, e.size, to)
+    return _call("append", partition, args, _read_append)
+
+
+# -- take, settle, renew --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lane with the right to it, and the first ids of what is to be done."""
+
+    partition: int
+    lane: str
+    token: str
+    outbox: str
+    revision: tuple[str, str]
+    """(revision, epoch) of the instance's configuration."""
+    probe: bool
+    """The lane was paused: this one entry is to find out whether it goes on."""
+    proven: bool
+    """The last attempts on this lane succeeded."""
+    breaker: dict[str, str]
+    ids: Sequence[tuple[str, int]]
+    """(member, tries so far)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    now: float
+    """Redis' clock, seconds."""
+    lanes: Sequence[Held]
+
+
+def take(
+    partition: int, sink: str, token: str, *, hold: float, lanes: int, ids: int, alone: bool = False
+) -> Call[Taken]:
+    """Lanes that are due, longest due first; `hold` in seconds, `token` never used before."""
+
+    def read(answer: Any) -> Taken:
+        held = [
+            Held(
+                partition,
+                _text(row[0]),
+                _text(row[1]),
+                _text(row[2]),
+                (_text(row[3]), _text(row[4])),
+                row[5] == 1,
+                row[6] == 1,
+                {
+                    "failures": str(row[7]),
+                    "until": str(row[8] / 1000),
+                    "pauses": str(row[9]),
+                    "last_entry": _text(row[10]),
+                },
+                _ids(row[11]),
+            )
+            for row in answer[1:]
+        ]
+        return Taken(answer[0] / 1000, held)
+
+    return _call("take", partition, (sink, token, _ms(hold), lanes, ids, int(alone)), read)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt's end, as a lane's books see it. `attempt`: 1 for the first try."""
+
+    kind: str
+    """d delivered, r retry, x dead"""
+    member: str
+    attempt: int
+    delay: float = 0.0
+    """Seconds until the next try, for `r`."""
+    why: str = ""
+    """JSON with reason, code and detail, for `x`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What the holder of a lane asks for while it settles."""
+
+    ids: int = 0
+    cursor: str = ""
+    """The last new member that was handed out."""
+    new: int = 0
+    """New members in hand, those of this settle not counted."""
+    old: int = 0
+    """Retries in hand, the same."""
+    mark: str = ""
+    """The entry that is about to start, on a lane in quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    held: bool
+    """False: the hold was lost, nothing was changed."""
+    now: float = 0.0
+    due: bool = False
+    """Given up, and due again at once: something is left."""
+    applied: int = 0
+    ids: Sequence[tuple[str, int]] = ()
+    active: bool = True
+    revision: tuple[str, str] = ("", "")
+
+
+def _read_settle(answer: Any) -> Settled:
+    if _text(answer[0]) == "lost":
+        return Settled(False)
+    return Settled(
+        True,
+        answer[1] / 1000,
+        answer[2] == 1,
+        answer[3],
+        _ids(answer[4]),
+        answer[5] == 1,
+        (_text(answer[6]), _text(answer[7])),
+    )
+
+
+def settle(
+    partition: int,
+    lane: str,
+    token: str,
+    ended: Sequence[Ended],
+    *,
+    hold: float,
+    want: Want = Want(),
+    facts: dict[str, str | int] | None = None,
+    totals: dict[str, int] | None = None,
+) -> Call[Settled]:
+    """End attempts; `hold` seconds keeps the lane, 0 gives it up. `facts` are fields of the
+    lane (breaker, last error), `totals` are added to the partition's counters when at least
+    one outcome counted."""
+    args: list[str | bytes | int | float] = [lane, token, _ms(hold), want.ids, want.cursor]
+    args += (want.new, want.old, want.mark)
+    for pairs in (facts or {}, totals or {}):
+        args.append(len(pairs))
+        for name, value in pairs.items():
+            args += (name, value)
+    for e in ended:
+        args += (e.kind, e.member, e.attempt, e.why if e.kind == "x" else _ms(e.delay))
+    return _call("settle", partition, args, _read_settle)
+
+
+def renew(partition: int, holds: Sequence[tuple[str, str]], *, hold: float) -> Call[list[str]]:
+    """Keep holds (lane, token); answers the lanes that were lost."""
+    flat = [part for pair in holds for part in pair]
+    args: tuple[str | int, ...] = (_ms(hold), *flat)
+    return _call("renew", partition, args, _texts)
+
+
+def ring(partition: int, sinks: Sequence[str]) -> Call[list[str]]:
+    """The sinks that need a bell, at most one a second each."""
+    return _call("ring", partition, sinks, _texts)
+
+
+# -- the clock's ----------------------------------------------------------------------------
+
+
+def bury(partition: int, lane: str, members: Sequence[str]) -> Call[int]:
+    """Letters of these are written: count them dead. Answers how many were still dying."""
+    return _call("bury", partition, (lane, *members), int)
+
+
+def trim(partition: int, i: str, *, entries: int, seconds: float, n: int) -> Call[tuple[int, bool]]:
+    """Move the edge of retention over at most `n` entries; (moved, more)."""
+    args = (i, entries, _ms(seconds), n)
+    return _call("trim", partition, args, lambda a: (a[0], a[1] == 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A lane's limits, and what a letter says when one is passed."""
+
+    seconds: float
+    entries: int
+    bytes: int
+    bytes_detail: str = ""
+
+
+def expire(partition: int, lane: str, limit: Backlog, *, n: int) -> Call[tuple[int, bool]]:
+    """Give up what is beyond a lane's limits, oldest first, at most `n`; (given up, more)."""
+    args = (
+        lane,
+        _ms(limit.seconds),
+        limit.entries,
+        limit.bytes,
+        n,
+        f"waited longer than {limit.seconds:g} seconds",
+        f"more than {limit.entries} events were waiting",
+        limit.bytes_detail or f"more than {limit.bytes} bytes were waiting",
+    )
+    return _call("expire", partition, args, lambda a: (a[0], a[1] == 1))
+
+
+def sweep(partition: int, *, n: int = 500) -> Call[int]:
+    """Clear away a piece of what was set aside; 0: nothing is left."""
+    return _call("sweep", partition, (n,), int)
+
+
+# -- configuration and views ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LaneConfig:
+    """What Redis must know of a subscription."""
+
+    s: str
+    sink: str
+    enabled: bool
+    concurrency: int = 8
+    """Not kept in Redis: the drain reads it with the other settings."""
+    wait: bool = False
+    stopped: bool = False
+    """Paused by an operator."""
+    version: int = 0
+    """Another one than before ends the pause of a failing lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    discarded: dict[str, int] = field(default_factory=dict)
+    """Deliveries that went with each destroyed lane."""
+    newer: bool = False
+    """Redis had a newer revision: nothing was changed."""
+
+
+def _read_configure(answer: Any) -> Configured:
+    if _text(answer[0]) == "newer":
+        return Configured(newer=True)
+    flat = answer[1:]
+    return Configured({_text(flat[n]): int(flat[n + 1]) for n in range(0, len(flat), 2)})
+
+
+def configure(
+    partition: int,
+    i: str,
+    revision: int,
+    epoch: str,
+    lanes: Sequence[LaneConfig],
+    *,
+    deleted: bool = False,
+) -> Call[Configured]:
+    """Bring an instance in Redis in line with its row; idempotent, only raises the revision."""
+    rows = [
+        [c.s, c.sink, int(c.enabled), int(c.stopped), int(c.wait), c.version]
+        for c in ([] if deleted else lanes)
+    ]
+    args = (i, revision, epoch, int(deleted), TOMBSTONE_MS, json.dumps(rows))
+    return _call("configure", partition, args, _read_configure)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """A lane at one moment. `facts`: the lane's hash."""
+
+    lane: str
+    facts: dict[str, str]
+    waiting: int
+    dying: int
+    weight: int
+    due: float | None
+    """When it is looked at next, Unix seconds."""
+    oldest: float | None
+    """When its oldest entry was accepted, Unix seconds; of those that failed only the one
+    that is tried next is looked at."""
+    retrying: int
+    """Of those that wait, the ones that failed before."""
+    now: float
+    """The moment, Unix seconds of Redis' clock."""
+
+    def count(self, book: str) -> int:
+        return int(self.facts.get(book, 0))
+
+    @property
+    def off(self) -> int:
+        """What the books and the lane differ by; 0 when they balance."""
+        came = self.count("routed") + self.count("requeued")
+        ended = self.count("delivered") + self.count("dead") + self.count("discarded")
+        return came - ended - self.waiting - self.dying
+
+
+def look(partition: int, lanes: Sequence[str]) -> Call[list[LaneView]]:
+    """What is known of these lanes."""
+
+    def read(answer: Any) -> list[LaneView]:
+        now = answer[0] / 1000
+        return [_view(lane, row, now) for lane, row in zip(lanes, answer[1:], strict=True)]
+
+    return _call("look", partition, lanes, read)
+
+
+def _view(lane: str, row: Any, now: float) -> LaneView:
+    flat = [_text(x) for x in row[0]]
+    due, first = _text(row[4]), _text(row[5])
+    return LaneView(
+        lane,
+        dict(zip(flat[::2], flat[1::2], strict=True)),
+        row[1],
+        row[2],
+        int(float(_text(row[3]))),
+        float(due) / 1000 if due else None,
+        int(first[:13]) / 1000 if first else None,
+        row[6],
+        now,
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _texts(values: Any) -> list[str]:
+    return [_text(value) for value in values]
+
+
+def _ids(flat: Sequence[Any]) -> list[tuple[str, int]]:
+    return [(_text(flat[n]), int(flat[n + 1])) for n in range(0, len(flat), 2)]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,509 @@
+"""The environment, read in one place, once. Every field is enforced by somebody.
+
+`python -m evoflask.settings` prints `docs/settings.md`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import ipaddress
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from evoflask.errors import Misconfigured
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_SOCKET_PATH_BYTES = 100
+"""The kernel takes 107 bytes of path for a unix socket; the rest is for temporary names."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the manual says about one field, and how its words are read."""
+
+    env: str
+    meaning: str
+    read: Callable[[str], Any]
+    """Raises `ValueError` whose text ends the sentence "PORT ... "."""
+    unit: str = ""
+    default: str | None = None
+    """What the manual shows as default; None: the field's own."""
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A reader of whole numbers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """A reader of numbers from `low` to `high`, both allowed."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def url(*schemes: str) -> Callable[[str], str]:
+    """A reader of URLs. Its complaint never shows the value, which may carry a password."""
+
+    def read(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            good = parts.scheme in schemes and bool(parts.netloc or parts.path)
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("must be a URL that begins with " + " or ".join(schemes))
+        return text
+
+    return read
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A reader of one word out of a list, in any case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError("must be one of " + ", ".join(words))
+        return text.lower()
+
+    return read
+
+
+def word(text: str) -> str:
+    """A reader of anything printable."""
+    if not text.isprintable():
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def key(text: str) -> str:
+    """A reader of the global key: what fits into a header."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,256}", text, re.ASCII):
+        raise ValueError("must be 1 to 256 printable ASCII characters without space")
+    return text
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """A reader of networks, `10.0.0.0/8, ::1/128`."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            found.append(ipaddress.ip_network(part))
+        except ValueError:
+            raise ValueError(f"must be a list of networks, and {part!r} is none") from None
+    return tuple(found)
+
+
+def schedule(text: str) -> tuple[float, ...]:
+    """A reader of waits in seconds, `5, 30, 120`."""
+    read = number(0, 604_800)
+    try:
+        waits = tuple(read(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ValueError("must be a list of seconds, each from 0 to 604800") from None
+    if len(waits) > 100:
+        raise ValueError("must have at most 100 waits")
+    return waits
+
+
+def _field(default: Any, about: About, *, secret: bool = False) -> Any:
+    return dataclasses.field(default=default, repr=not secret, metadata={"about": about})
+
+
+_REDIS = ("redis", "rediss", "unix")
+_DATABASE = ("sqlite", "postgresql", "postgres")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that may be set. Built once by a composition root and handed down."""
+
+    port: int = _field(8080, About("PORT", "Where the web process listens.", whole(1, 65_535)))
+    home: Path = _field(  # noqa: RUF009 - a path is immutable
+        Path("var"),
+        About("EVOFLASK_HOME", "Folder of the embedded data: SQLite, Redis, the made key.", Path),
+    )
+    api_key: str = _field(
+        "",
+        About(
+            "AUTHENTICATION_API_KEY",
+            "The global key. The server refuses to start without it; `make run` makes one and "
+            "keeps it in the home.",
+            key,
+            default="none",
+        ),
+        secret=True,
+    )
+    redis_url: str = _field(
+        "",
+        About(
+            "REDIS_URL",
+            "The outbox.",
+            url(*_REDIS),
+            default="the server that `make run` starts in the home",
+        ),
+        secret=True,
+    )
+    rq_redis_url: str = _field(
+        "",
+        About("RQ_REDIS_URL", "RQ's bells.", url(*_REDIS), default="`REDIS_URL`"),
+        secret=True,
+    )
+    database_url: str = _field(
+        "",
+        About(
+            "DATABASE_URL",
+            "Configuration and dead letters.",
+            url(*_DATABASE),
+            default="`sqlite:///` and `evoflask.db` in the home",
+        ),
+        secret=True,
+    )
+    outbox_partitions: int = _field(
+        1,
+        About(
+            "OUTBOX_PARTITIONS",
+            "Over how many hash tags new instances are spread; for Redis Cluster.",
+            whole(1, 1024),
+        ),
+    )
+    server_url: str = _field(
+        "",
+        About(
+            "SERVER_URL",
+            "`server.url` in payloads whose emit names none.",
+            url("http", "https"),
+            default="none",
+        ),
+    )
+    inline_body_bytes: int = _field(
+        32_768,
+        About(
+            "INLINE_BODY_BYTES",
+            "`data` above this lies beside its entry, so that a read of many stays small.",
+            whole(0, 16_777_216),
+            "bytes",
+        ),
+    )
+    outbox_retain_entries: int = _field(
+        1_000,
+        About(
+            "OUTBOX_RETAIN_ENTRIES",
+            "How many delivered entries an outbox keeps for resume and replay.",
+            whole(0, 1_000_000),
+            "entries",
+        ),
+    )
+    outbox_retain_seconds: int = _field(
+        900,
+        About(
+            "OUTBOX_RETAIN_SECONDS",
+            "How long it keeps them.",
+            whole(0, 604_800),
+            "seconds",
+        ),
+    )
+    lane_backlog_seconds: int = _field(
+        259_200,
+        About(
+            "LANE_BACKLOG_SECONDS",
+            "How old a waiting entry may get; past it it becomes a dead letter, `expired`.",
+            whole(1, 31_536_000),
+            "seconds",
+        ),
+    )
+    lane_backlog_entries: int = _field(
+        1_000_000,
+        About(
+            "LANE_BACKLOG_ENTRIES",
+            "How many entries may wait on one lane; past it the oldest expire.",
+            whole(1, 100_000_000),
+            "entries",
+        ),
+    )
+    lane_backlog_bytes: int = _field(
+        268_435_456,
+        About(
+            "LANE_BACKLOG_BYTES",
+            "How many bytes may wait on one lane; past it the oldest expire.",
+            whole(1, 1_099_511_627_776),
+            "bytes",
+        ),
+    )
+    idempotency_seconds: int = _field(
+        3_600,
+        About(
+            "IDEMPOTENCY_SECONDS",
+            "How long a caller's event id is remembered, so that its repeat appends nothing.",
+            whole(1, 604_800),
+            "seconds",
+        ),
+    )
+    idempotency_ids: int = _field(
+        100_000,
+        About(
+            "IDEMPOTENCY_IDS",
+            "How many ids of one instance are remembered.",
+            whole(1, 10_000_000),
+            "ids",
+        ),
+    )
+    max_body_bytes: int = _field(
+        16_777_216,
+        About("MAX_BODY_BYTES", "Largest request body.", whole(1_024, 1_073_741_824), "bytes"),
+    )
+    max_batch: int = _field(
+        10_000,
+        About("MAX_BATCH", "Most events in one request.", whole(1, 1_000_000), "events"),
+    )
+    webhook_allow_networks: tuple[Network, ...] = _field(
+        (),
+        About(
+            "WEBHOOK_ALLOW_NETWORKS",
+            "Private networks that webhooks may reach all the same, `10.0.0.0/8, ::1/128`. "
+            "`make run` allows loopback.",
+            networks,
+            default="none",
+        ),
+    )
+    hold_seconds: float = _field(
+        15.0,
+        About(
+            "HOLD_SECONDS",
+            "How long a drain has a lane before it must renew; what a killed worker delays.",
+            number(2, 600),
+            "seconds",
+        ),
+    )
+    quick_slots: int = _field(
+        256,
+        About(
+            "QUICK_SLOTS",
+            "Deliveries under way at once in one worker process that are younger than a second.",
+            whole(1, 100_000),
+        ),
+    )
+    slow_slots: int = _field(
+        4_000,
+        About("SLOW_SLOTS", "The same, older than a second.", whole(1, 100_000)),
+    )
+    drain_bytes: int = _field(
+        67_108_864,
+        About(
+            "DRAIN_BYTES",
+            "Bodies that one worker process has in memory at once.",
+            whole(1_048_576, 68_719_476_736),
+            "bytes",
+        ),
+    )
+    retry_schedule: tuple[float, ...] = _field(
+        (5.0, 30.0, 120.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 14_400.0, 28_800.0, 43_200.0),
+        About(
+            "RETRY_SCHEDULE",
+            "Waits between attempts where the subscription names none; after the last one the "
+            "event becomes a dead letter.",
+            schedule,
+            "seconds",
+        ),
+    )
+    retry_jitter: float = _field(
+        0.2,
+        About("RETRY_JITTER", "Each wait is spread by this share, both ways.", number(0, 0.9)),
+    )
+    retry_after_cap: float = _field(
+        3_600.0,
+        About(
+            "RETRY_AFTER_CAP",
+            "Longest wait that a destination's Retry-After may ask for.",
+            number(0, 604_800),
+            "seconds",
+        ),
+    )
+    breaker_threshold: int = _field(
+        5,
+        About(
+            "BREAKER_THRESHOLD",
+            "How many different events in a row must fail before a lane pauses.",
+            whole(1, 1_000),
+            "events",
+        ),
+    )
+    webhook_connect_timeout: float = _field(
+        10.0,
+        About(
+            "WEBHOOK_CONNECT_TIMEOUT",
+            "Time for name, connection and TLS of a webhook, within the subscription's timeout.",
+            number(0.1, 120),
+            "seconds",
+        ),
+    )
+    deadletter_key_seconds: int = _field(
+        86_400,
+        About(
+            "DEADLETTER_KEY_SECONDS",
+            "How long a requeued or discarded letter's row stays without its body, so that a "
+            "late worker cannot write it again.",
+            whole(60, 2_592_000),
+            "seconds",
+        ),
+    )
+    log_level: str = _field(
+        "info",
+        About(
+            "LOG_LEVEL",
+            "How much is logged: debug, info, warning or error.",
+            one_of("debug", "info", "warning", "error"),
+        ),
+    )
+    web_concurrency: int = _field(
+        2, About("WEB_CONCURRENCY", "Web worker processes.", whole(1, 256), "processes")
+    )
+    web_threads: int = _field(
+        16, About("WEB_THREADS", "Threads of each of them.", whole(1, 1_024), "threads")
+    )
+    worker_processes: int = _field(
+        1,
+        About(
+            "WORKER_PROCESSES",
+            "How many workers `make run` starts; a platform scales the Procfile's line itself.",
+            whole(1, 64),
+            "processes",
+        ),
+    )
+    rabbitmq_uri: str = _field(
+        "",
+        About("RABBITMQ_URI", "The RabbitMQ server.", url("amqp", "amqps"), default="none"),
+        secret=True,
+    )
+    nats_uri: str = _field(
+        "",
+        About("NATS_URI", "The NATS server.", url("nats", "tls", "ws", "wss"), default="none"),
+        secret=True,
+    )
+    sqs_region: str = _field("", About("SQS_REGION", "The region of SQS.", word, default="none"))
+    sqs_endpoint_url: str = _field(
+        "",
+        About(
+            "SQS_ENDPOINT_URL",
+            "Where SQS answers, where that is not the region's own address.",
+            url("http", "https"),
+            default="none",
+        ),
+    )
+    pusher_host: str = _field(
+        "",
+        About("PUSHER_HOST", "A Pusher-compatible server of one's own.", word, default="none"),
+    )
+    pusher_port: str = _field(
+        "",
+        About("PUSHER_PORT", "Its port.", lambda text: str(whole(1, 65_535)(text)), default="none"),
+    )
+
+    def __post_init__(self) -> None:
+        """Fills in what follows from other fields."""
+        fill = object.__setattr__
+        fill(self, "home", self.home.expanduser().absolute())
+        if not self.redis_url:
+            fill(self, "redis_url", "unix://" + quote(str(embedded_socket(self.home))))
+        if not self.rq_redis_url:
+            fill(self, "rq_redis_url", self.redis_url)
+        if not self.database_url:
+            fill(self, "database_url", f"sqlite:///{self.home / 'evoflask.db'}")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Reads the environment; an empty value counts as unset.
+
+        Raises `Misconfigured` with one sentence for each value that is wrong.
+        """
+        values: dict[str, Any] = {}
+        wrong: list[str] = []
+        for field in dataclasses.fields(cls):
+            about = about_of(field)
+            text = environ.get(about.env, "").strip()
+            if not text:
+                continue
+            try:
+                values[field.name] = about.read(text)
+            except ValueError as error:
+                wrong.append(f"{about.env} {error}.")
+        if wrong:
+            raise Misconfigured(*wrong)
+        return cls(**values)
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be printed: the global key and the passwords inside URLs."""
+        urls = (self.redis_url, self.rq_redis_url, self.database_url, self.rabbitmq_uri)
+        passwords = (urlsplit(each).password for each in (*urls, self.nats_uri))
+        return tuple({each for each in (self.api_key, *passwords) if each})
+
+
+def about_of(field: dataclasses.Field[Any]) -> About:
+    """What the manual says about a field of `Settings`."""
+    about: About = field.metadata["about"]
+    return about
+
+
+def embedded_socket(home: Path) -> Path:
+    """Where the embedded Redis of a home listens.
+
+    In the home, or, when that path is too long for a socket, in a private folder of the
+    system's temporary one whose name follows from the home.
+    """
+    socket = home / "redis" / "redis.sock"
+    if len(os.fsencode(socket)) <= _SOCKET_PATH_BYTES:
+        return socket
+    name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"evoflask-{os.getuid()}-{name}" / "redis.sock"
+
+
+def manual() -> str:
+    """The text of `docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Read from the environment, once, when a process starts; an empty value counts as unset. "
+        "A wrong one stops the start with a sentence. Written by `make docs` from "
+        "`evoflask/settings.py`.",
+        "",
+        "| variable | default | unit | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for field in dataclasses.fields(Settings):
+        about = about_of(field)
+        default = _shown(field.default) if about.default is None else about.default
+        lines.append(f"| `{about.env}` | {default} | {about.unit} | {about.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return "`" + ",".join(_shown(each).strip("`") for each in value) + "`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(manual(), end="")

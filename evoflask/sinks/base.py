@@ -1,0 +1,100 @@
+"""The one interface between the drain and the world outside."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class Outcome(enum.StrEnum):
+    """What is known about one attempt. A fact, not a decision."""
+
+    DELIVERED = "delivered"
+    """The destination proved it."""
+    REFUSED = "refused"
+    """It said no, but may change its mind: 429, 5xx, nack."""
+    REJECTED = "rejected"
+    """It said no for good: 410, unroutable, too large."""
+    UNREACHABLE = "unreachable"
+    """Nothing was sent: no name, no connection, no TLS."""
+    AMBIGUOUS = "ambiguous"
+    """It was sent, at least in part, and the answer was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try. `code` is the destination's own (an HTTP status) or a word of ours
+    (`timeout`, `dns`); `detail` is a sentence without secrets, at most 300 characters;
+    `retry_after` is what the destination asked for, in seconds."""
+
+    outcome: Outcome
+    code: str = ""
+    detail: str = ""
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A subscription as a sink sees it. `settings` were validated by the sink's schema."""
+
+    sid: str
+    """The lane's id: random, never given twice."""
+    version: int
+    """Raised by every change of the subscription: a sink's cache key."""
+    instance: str
+    """The instance's name, for payloads."""
+    sink: str
+    format: str
+    timeout: float
+    """Seconds for one attempt as a whole."""
+    settings: Mapping[str, Any]
+    secret: str | None = None
+    """Signing secret (`whsec_…`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event on its way to one destination."""
+
+    target: Target
+    event_id: str
+    event: str
+    """Name in the catalogue's spelling, `MESSAGES_UPSERT`."""
+    data: bytes
+    """The caller's own JSON, to the byte."""
+    at: float
+    """When it was accepted, Unix seconds."""
+    tries: int
+    """How many attempts failed before this one."""
+    key: str
+    """The order key."""
+    sender: str | None = None
+    date_time: str | None = None
+    """The emit's own `dateTime`; None: `at`."""
+    server_url: str | None = None
+    """The emit's own `serverUrl`; None: the server's."""
+    origin: str | None = None
+
+
+class Sink(abc.ABC):
+    """A connection to one kind of destination.
+
+    Reports facts, decides nothing: no retries, no sleeping, no metrics, no database, no
+    knowledge of lanes or routes. The constructor connects to nothing. One object serves
+    all subscriptions of its kind in a process, on one event loop.
+    """
+
+    batch_size: ClassVar[int] = 1
+    """How many deliveries one call may carry."""
+
+    @abc.abstractmethod
+    async def deliver(self, batch: Sequence[Delivery]) -> list[Attempt]:
+        """One attempt per delivery, in order. Never raises for a failed delivery, never
+        takes much longer than the target's timeout."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Let go of connections. May be called twice."""

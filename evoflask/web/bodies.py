@@ -1,0 +1,223 @@
+"""Bodies: reading one as strictly as JSON allows, and writing rows in the contract's names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, TypeVar
+
+from flask import request
+
+from evoflask import schemas
+from evoflask.configuration import State, fields_of
+from evoflask.errors import BadInput, TooLarge
+from evoflask.models import Instance, Subscription
+from evoflask.web import parts
+
+T = TypeVar("T")
+
+MAX_DEPTH: Final = 64
+MAX_DIGITS: Final = 1_000
+"""Digits of one number. Python refuses above 4,300, and takes time before that."""
+
+
+# --- in --------------------------------------------------------------------------------------
+
+
+def json_body(schema: Callable[[dict[str, Any]], T]) -> T:
+    """The request's body, a JSON object, through one function of `schemas`.
+
+    Raises `BadInput` for what is not JSON, not an object, ambiguous or too deep, `TooLarge`.
+    """
+    refuse_encoding("application/json")
+    return schema(parse(b"".join(body_pieces())))
+
+
+def refuse_encoding(*mimetypes: str) -> None:
+    """Raises `BadInput` for a body that announces another type or encoding than we read."""
+    if request.mimetype not in mimetypes:
+        raise BadInput(f"Content-Type must be {' or '.join(mimetypes)}.")
+    if request.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise BadInput("The body must be UTF-8.")
+    if request.content_encoding:
+        raise BadInput("Content-Encoding is not supported.")
+
+
+def body_pieces(size: int = 65_536) -> Iterator[bytes]:
+    """The request's body, a piece at a time.
+
+    Raises `TooLarge` for more than `MAX_BODY_BYTES` and `BadInput` where it ends before the
+    length that it announced. werkzeug's own limit does neither under gunicorn: a body of
+    unknown length is cut at the limit, and one that broke off counts as whole.
+    """
+    limit = parts().settings.max_body_bytes
+    too_large = TooLarge(f"The body is larger than {limit} bytes.")
+    length = request.content_length
+    if length is not None and length > limit:
+        raise too_large
+    total = 0
+    while piece := _read(size):
+        total += len(piece)
+        if total > limit:
+            raise too_large
+        yield piece
+    if length is not None and total < length:
+        raise BadInput("The body ended before the length that it announced.")
+
+
+def _read(size: int) -> bytes:
+    try:
+        return request.stream.read(size)
+    except Exception as error:  # the server's own classes: a bad chunk, a lost connection
+        raise BadInput("The body could not be read to its end.") from error
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """A JSON object. Raises `BadInput`."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput("The body is not UTF-8.") from error
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole
+        )
+    except RecursionError as error:
+        raise BadInput(f"The body is nested deeper than {MAX_DEPTH} levels.") from error
+    except json.JSONDecodeError as error:
+        raise BadInput(f"The body is not JSON: {error.msg} at position {error.pos}.") from error
+    if not isinstance(value, dict):
+        raise BadInput("The body must be a JSON object.")
+    _check(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        # Which of two a reader takes is its own affair: so nobody checks one and uses the other.
+        raise BadInput(f"The body has the key {_twice(key for key, _ in pairs)} twice.")
+    return found
+
+
+def _twice(keys: Iterable[str]) -> str:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            return json.dumps(key[:60])
+        seen.add(key)
+    return ""
+
+
+def _constant(word: str) -> NoReturn:
+    raise BadInput(f"The body is not JSON: {word} is no JSON value.")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise BadInput(f"The body has a number of more than {MAX_DIGITS} digits.")
+    return int(digits)
+
+
+def _check(value: Any) -> None:
+    """Depth, and half of a surrogate pair, which no database and no socket takes."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                below += each.keys()
+                below += each.values()
+            elif isinstance(each, list):
+                below += each
+            elif isinstance(each, str) and not each.isascii():
+                _check_text(each)
+        if not below:
+            return
+        level = below
+    if any(isinstance(each, dict | list) for each in level):
+        raise BadInput(f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput("The body has half of a surrogate pair.") from error
+
+
+# --- out -------------------------------------------------------------------------------------
+
+_EVOLUTION_NAMES: Final = {
+    "webhook": (
+        "url", "headers", "enabled", "events", "webhookByEvents", "webhookBase64",
+    ),
+    "pusher": ("enabled", "appId", "key", "secret", "cluster", "useTLS", "events"),
+}  # fmt: skip
+"""The keys of Evolution API's rows between `id` and the dates, in its order."""
+
+_SAME_AS: Final = {"webhookByEvents": "byEvents", "webhookBase64": "base64"}
+
+
+def iso(at: float) -> str:
+    """Unix seconds as Evolution API writes dates: UTC, milliseconds, `Z`."""
+    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def subscription_row(row: Subscription) -> dict[str, Any]:
+    """A named subscription as its routes answer it. Secrets stay inside."""
+    shown = _shown(row)
+    return {
+        "id": row.lane,
+        "name": row.name,
+        "sink": row.sink,
+        **shown,
+        "createdAt": iso(row.created_at),
+        "updatedAt": iso(row.updated_at),
+        "instanceId": row.instance.outbox,
+    }
+
+
+def evolution_row(instance: Instance, row: Subscription | None) -> dict[str, Any] | None:
+    """The same as Evolution API's row: its keys in its order, then ours."""
+    if row is None:
+        return None
+    shown = _shown(row)
+    names = _EVOLUTION_NAMES.get(row.sink, ("enabled", "events"))
+    theirs = {name: shown[_SAME_AS.get(name, name)] for name in names}
+    return {
+        "id": row.lane,
+        **theirs,
+        "createdAt": iso(row.created_at),
+        "updatedAt": iso(row.updated_at),
+        "instanceId": instance.outbox,
+        **{name: value for name, value in shown.items() if name not in theirs},
+    }
+
+
+def evolution_rows(state: State) -> dict[str, dict[str, Any] | None]:
+    """All six sinks of an instance, row or null."""
+    return {sink: evolution_row(state.instance, state.sink(sink)) for sink in schemas.SINKS}
+
+
+def _shown(row: Subscription) -> dict[str, Any]:
+    """Every field that may be seen: sink's own first, then the common ones."""
+    every = fields_of(row)
+    own = {name: every[name] for name in schemas.setting_names(row.sink)}
+    common = {name: every[name] for name in schemas.COMMON}
+    common["timeout"] = _plain(common["timeout"])
+    if common["retry"] is not None:
+        common["retry"] = [_plain(each) for each in common["retry"]]
+    if row.sink == "webhook":
+        own["headers"] = own["headers"] or None  # unset is null, as in Evolution API
+        common["secretSet"] = row.secret is not None
+    if own.get("secret") is not None:
+        own["secret"] = schemas.MASK
+    return own | common
+
+
+def _plain(seconds: float) -> float | int:
+    """30, not 30.0."""
+    return int(seconds) if seconds == int(seconds) else seconds

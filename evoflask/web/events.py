@@ -1,0 +1,145 @@
+"""Emit: one event, an array, or NDJSON.
+
+In a batch each event stands for itself: a bad one is rejected by its position. Batches go
+in chunks, each kept whole or not at all; where one cannot be kept, reading ends and the
+answer says how far it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from evoflask import envelope
+from evoflask.envelope import Event
+from evoflask.errors import BadInput, EvoflaskError, NotFound, TooLarge, Unauthorized
+from evoflask.manager import Accepted, May
+from evoflask.web import parts
+from evoflask.web.auth import caller_from_request
+from evoflask.web.bodies import body_pieces, refuse_encoding
+from evoflask.web.errors import AllBad, reason_of
+
+bp = Blueprint("events", __name__)
+NDJSON = "application/x-ndjson"
+
+
+@bp.post("/event/emit/<instance>")
+def emit(instance: str) -> ResponseReturnValue:
+    """202 once the outbox holds it; 200 for an id that was accepted before."""
+    caller = caller_from_request()
+    may = caller.may
+    if caller.token_sha256 is None:
+        raise Unauthorized("Unauthorized")
+    parts().manager.check(instance, may)
+    refuse_encoding("application/json", NDJSON)
+    if request.mimetype == NDJSON:
+        return _many(instance, _lines(), may)
+    body = b"".join(body_pieces())
+    if body.lstrip()[:1] == b"[":
+        elements = envelope.split(body)
+        _check_count(len(elements))
+        return _many(instance, iter(elements), may)
+    accepted = parts().manager.accept(instance, [envelope.parse(body)], may)[0]
+    return _row(accepted), 200 if accepted.duplicate else 202
+
+
+def _row(accepted: Accepted) -> dict[str, Any]:
+    return {
+        "id": accepted.id,
+        "event": accepted.event,
+        "subscriptions": list(accepted.subscriptions),
+        "duplicate": accepted.duplicate,
+    }
+
+
+def _check_count(count: int) -> None:
+    limit = parts().settings.max_batch
+    if count > limit:
+        raise TooLarge(f"The batch has more than {limit} events.")
+
+
+def _lines() -> Iterator[bytes]:
+    """The lines of the body as they come in, without the empty ones. Bounded: a line is at
+    most as long as a body may be."""
+    rest = b""
+    for piece in body_pieces():
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line for line in whole if line.strip())
+    if rest.strip():
+        yield rest
+
+
+def _many(instance: str, bodies: Iterator[bytes], may: May) -> ResponseReturnValue:
+    batch = _Batch(instance, may)
+    try:
+        for n, body in enumerate(bodies):
+            _check_count(n + 1)
+            batch.add(n, body)
+        batch.flush()
+    except (NotFound, Unauthorized):
+        raise
+    except EvoflaskError as error:
+        # What came before is kept, and the caller must know which.
+        if not batch.accepted:
+            raise
+        return batch.answer(error)
+    if batch.results and not batch.accepted:
+        raise AllBad(batch.results)
+    return batch.answer(None)
+
+
+class _Batch:
+    """Results in the order given, and the events that wait for their append."""
+
+    def __init__(self, instance: str, may: May) -> None:
+        self.results: list[Any] = []
+        self.accepted = 0
+        self._instance, self._may = instance, may
+        self._waiting: list[tuple[int, Event]] = []
+        self._bytes = 0
+
+    def add(self, position: int, body: bytes) -> None:
+        self.results.append(None)
+        try:
+            event = envelope.parse(body)
+        except BadInput as error:
+            self.results[position] = {
+                "status": 400,
+                "error": "Bad Request",
+                "message": list(error.messages),
+            }
+            return
+        if self._waiting and self._full(event):
+            self.flush()
+        self._waiting.append((position, event))
+        self._bytes += len(event.data)
+
+    def _full(self, event: Event) -> bool:
+        return parts().manager.full(len(self._waiting), self._bytes + len(event.data))
+
+    def flush(self) -> None:
+        if not self._waiting:
+            return
+        events = [event for _, event in self._waiting]
+        accepted = parts().manager.accept(self._instance, events, self._may)
+        for (position, _), row in zip(self._waiting, accepted, strict=True):
+            self.results[position] = _row(row)
+        self.accepted += len(accepted)
+        self._waiting, self._bytes = [], 0
+
+    def answer(self, error: EvoflaskError | None) -> ResponseReturnValue:
+        """What was read; where an event could not be kept, reading ended there."""
+        at = self._waiting[0][0] if self._waiting else len(self.results)
+        results = self.results[:at] if error else self.results
+        body: dict[str, Any] = {
+            "accepted": self.accepted,
+            "rejected": sum("status" in row for row in results),
+            "results": results,
+        }
+        if error:
+            reason = {"at": at, "status": error.status, "reason": reason_of(error)}
+            body["stopped"] = reason
+        return body, 202

@@ -1,0 +1,53 @@
+"""Alive, ready, and the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from evoflask import deadletters, health, metrics
+from evoflask.errors import DatabaseDown
+from evoflask.outbox import totals
+from evoflask.outbox.timetable import Timetable
+from evoflask.sinks import SINKS
+from evoflask.web import parts
+from evoflask.web.auth import global_key
+
+bp = Blueprint("health", __name__)
+
+_LANES = [name for name in SINKS if name != "websocket"]
+
+
+@bp.get("/healthz")
+def healthz() -> dict[str, str]:
+    """This process answers. Asks nobody else."""
+    return {"status": "alive"}
+
+
+@bp.get("/readyz")
+def readyz() -> tuple[dict[str, Any], int]:
+    """503 where something that a request needs fails; warnings are 200 and say what to do."""
+    looked = health.ready(parts().outbox, parts().settings)
+    failed = health.failed(looked)
+    body = {
+        "status": "not ready" if failed else "ready",
+        "parts": {
+            part.name: {"state": part.state, "message": part.words, **part.facts} for part in looked
+        },
+    }
+    return body, 503 if failed else 200
+
+
+@bp.get("/metrics")
+@global_key
+def numbers() -> Response:
+    """For Prometheus."""
+    outbox = parts().outbox
+    found = totals.read(outbox, _LANES, parts().settings.outbox_partitions)
+    try:
+        letters = deadletters.by_sink()
+    except DatabaseDown:
+        letters = None  # the rest is worth telling all the more
+    text = metrics.render(found, _LANES, letters, Timetable(outbox).last_done())
+    return Response(text, content_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,144 @@
+"""Instances, as Evolution API has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, request
+
+from evoflask import configuration, schemas
+from evoflask.configuration import Created, State
+from evoflask.errors import NotFound
+from evoflask.web import bodies, parts
+from evoflask.web.auth import caller_from_request, global_key, instance_key, unauthorized
+
+bp = Blueprint("instances", __name__, url_prefix="/instance")
+
+_GATEWAY_SETTINGS = {
+    "rejectCall": False,
+    "msgCall": "",
+    "groupsIgnore": False,
+    "alwaysOnline": False,
+    "readMessages": False,
+    "readStatus": False,
+    "syncFullHistory": False,
+    "wavoipToken": "",
+}
+"""What a gateway would do: clients read the keys, evoflask has no such settings."""
+
+
+@bp.post("/create")
+@global_key
+def create() -> tuple[dict[str, Any], int]:
+    """A new instance and its token, which is shown here and never again."""
+    created = parts().configuration.create(bodies.json_body(schemas.create_body))
+    return _created(created), 201
+
+
+@bp.get("/fetchInstances")
+def fetch_instances() -> list[dict[str, Any]]:
+    """All instances for the global key, its own for a token; by name, id or number."""
+    caller = caller_from_request()
+    token = None if caller.global_ else caller.token_sha256
+    if not caller.global_ and (
+        token is None or not configuration.list_instances(token_sha256=token)
+    ):
+        raise unauthorized()
+    wanted = {
+        name: request.args.get(name) or None for name in ("instanceName", "instanceId", "number")
+    }
+    found = configuration.list_instances(
+        token_sha256=token,
+        name=wanted["instanceName"],
+        outbox=wanted["instanceId"],
+        number=wanted["number"],
+    )
+    asked = wanted["instanceName"] or wanted["instanceId"]
+    if asked and not found:
+        raise NotFound(f'Instance "{asked}" not found')
+    return [_fetched(state) for state in found]
+
+
+@bp.get("/connectionState/<instance>")
+@instance_key
+def connection_state(instance: str) -> dict[str, Any]:
+    """Always open: what connects to WhatsApp is the gateway, not we."""
+    return {"instance": {"instanceName": instance, "state": "open"}}
+
+
+@bp.delete("/logout/<instance>")
+@instance_key
+def logout(instance: str) -> dict[str, Any]:
+    """Changes nothing here: the session is the gateway's."""
+    return _success("Instance logged out")
+
+
+@bp.delete("/delete/<instance>")
+@instance_key
+def delete(instance: str) -> dict[str, Any]:
+    """The instance with all that belongs to it; its name is free at once."""
+    parts().configuration.delete(instance)
+    return _success("Instance deleted")
+
+
+def _success(message: str) -> dict[str, Any]:
+    return {"status": "SUCCESS", "error": False, "response": {"message": message}}
+
+
+def _created(created: Created) -> dict[str, Any]:
+    state = created.state
+    rows = bodies.evolution_rows(state)
+    webhook = rows.pop("webhook")
+    return {
+        "instance": {
+            "instanceName": state.instance.name,
+            "instanceId": state.instance.outbox,
+            "integration": state.instance.integration,
+            "webhookWaBusiness": None,
+            "accessTokenWaBusiness": "",
+            "status": "open",
+        },
+        "hash": created.token,
+        "webhook": {
+            "webhookUrl": webhook["url"],
+            "webhookHeaders": webhook["headers"],
+            "webhookByEvents": webhook["byEvents"],
+            "webhookBase64": webhook["base64"],
+        }
+        if webhook
+        else {},
+        **{sink: {"enabled": row["enabled"]} if row else {} for sink, row in rows.items()},
+        "settings": _GATEWAY_SETTINGS,
+    }
+
+
+def _fetched(state: State) -> dict[str, Any]:
+    row = state.instance
+    sinks = {name.capitalize(): each for name, each in bodies.evolution_rows(state).items()}
+    return {
+        "id": row.outbox,
+        "name": row.name,
+        "connectionStatus": "open",
+        "ownerJid": None,
+        "profileName": None,
+        "profilePicUrl": None,
+        "integration": row.integration,
+        "number": row.number,
+        "businessId": None,
+        "token": None,  # only its digest is stored
+        "clientName": "evoflask",
+        "disconnectionReasonCode": None,
+        "disconnectionObject": None,
+        "disconnectionAt": None,
+        "createdAt": bodies.iso(row.created_at),
+        "updatedAt": bodies.iso(row.updated_at),
+        "Chatwoot": None,
+        "Proxy": None,
+        "Rabbitmq": sinks.pop("Rabbitmq"),
+        "Nats": sinks.pop("Nats"),
+        "Sqs": sinks.pop("Sqs"),
+        "Websocket": sinks.pop("Websocket"),
+        "Setting": None,
+        "_count": {"Message": 0, "Contact": 0, "Chat": 0},
+        **sinks,
+    }

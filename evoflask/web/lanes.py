@@ -1,0 +1,76 @@
+"""Lanes: how they are, and stopping one. A websocket has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, request
+
+from evoflask import lanes, schemas
+from evoflask.lanes import Lane
+from evoflask.web import parts
+from evoflask.web.auth import instance_key, some_key, visible
+from evoflask.web.bodies import iso
+
+bp = Blueprint("lanes", __name__, url_prefix="/lane")
+
+
+@bp.get("")
+@some_key
+def index() -> dict[str, Any]:
+    """`?instance=&after=&limit=`: all lanes for the global key, its own for a token; `next` is
+    the `after` of the next page, or null."""
+    asked = schemas.lanes_query(request.args)
+    found = lanes.page(
+        parts().outbox,
+        visible(asked.get("instance")),
+        after=asked.get("after", 0),
+        limit=asked.get("limit", 100),
+    )
+    return {
+        "lanes": [row(lane) for lane in found.lanes],
+        "next": None if found.after is None else str(found.after),
+    }
+
+
+@bp.post("/<instance>/<name>/pause")
+@instance_key
+def pause(instance: str, name: str) -> dict[str, Any]:
+    """Nothing is delivered until `resume`; what comes is kept."""
+    return row(lanes.stop(parts().configuration, parts().outbox, instance, name, True))
+
+
+@bp.post("/<instance>/<name>/resume")
+@instance_key
+def resume(instance: str, name: str) -> dict[str, Any]:
+    """Goes on at once, also where failures had paused it."""
+    return row(lanes.stop(parts().configuration, parts().outbox, instance, name, False))
+
+
+def row(lane: Lane) -> dict[str, Any]:
+    """A lane as its routes answer it. Ages are seconds, sizes bytes."""
+    view = lane.view
+    return {
+        "id": lane.lane,
+        "instance": lane.instance,
+        "subscription": lane.name,
+        "sink": lane.sink,
+        "state": lane.state,
+        "backlog": view.waiting,
+        "retrying": view.retrying,
+        "dying": view.dying,
+        "bytes": view.weight,
+        "oldestAge": None if lane.age is None else round(lane.age, 3),
+        "nextAttempt": _iso(lane.next_attempt),
+        "pausedUntil": _iso(lane.paused_until),
+        "lastError": lane.last_error,
+        "lastErrorAt": _iso(lane.last_error_at),
+        "lastDeliveredAt": _iso(lane.last_delivered_at),
+        "failures": view.count("failures"),
+        "lostHolds": view.count("lost"),
+        "books": lane.books,
+    }
+
+
+def _iso(at: float | None) -> str | None:
+    return None if at is None else iso(at)

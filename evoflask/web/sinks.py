@@ -1,0 +1,51 @@
+"""One sink's configuration, for EVERY sink, and several at once: Evolution API's set and find.
+
+They manage the subscription whose name is the sink's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from evoflask import configuration, schemas
+from evoflask.web import bodies, parts
+from evoflask.web.auth import instance_key
+
+bp = Blueprint("sinks", __name__)
+
+_SINK = f"<any({', '.join(schemas.SINKS)}):sink>"
+
+
+@bp.post(f"/{_SINK}/set/<instance>")
+@instance_key
+def set_sink(sink: str, instance: str) -> tuple[Response, int]:
+    """Set what the body names; the whole row as it is in effect."""
+    patch = bodies.json_body(partial(schemas.set_body, sink))
+    state = parts().configuration.set_sinks(instance, {sink: patch})
+    return jsonify(bodies.evolution_row(state.instance, state.sink(sink))), 201
+
+
+@bp.get(f"/{_SINK}/find/<instance>")
+@instance_key
+def find_sink(sink: str, instance: str) -> Response:
+    """The row, or null."""
+    state = configuration.get(instance)
+    return jsonify(bodies.evolution_row(state.instance, state.sink(sink)))
+
+
+@bp.post("/event/set/<instance>")
+@instance_key
+def set_event(instance: str) -> tuple[dict[str, Any], int]:
+    """Set several sinks, all of them or none."""
+    patches = bodies.json_body(schemas.event_body)
+    return bodies.evolution_rows(parts().configuration.set_sinks(instance, patches)), 201
+
+
+@bp.get("/event/find/<instance>")
+@instance_key
+def find_event(instance: str) -> dict[str, Any]:
+    """All six, row or null."""
+    return bodies.evolution_rows(configuration.get(instance))

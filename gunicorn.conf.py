@@ -1,0 +1,53 @@
+"""How gunicorn runs the web process; what can be set comes from the settings."""
+
+import os
+import sys
+from pathlib import Path
+
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+
+from evoflask import health, log
+from evoflask.errors import Misconfigured
+from evoflask.settings import Settings
+
+try:
+    _settings = Settings.from_env(os.environ)
+    if not _settings.api_key:
+        raise Misconfigured("AUTHENTICATION_API_KEY is not set, and there is no server without it.")
+except Misconfigured as error:
+    sys.exit(log.refuse(error))
+
+log.configure(_settings.log_level, _settings.secrets())
+
+
+class _Logger(Logger):
+    """gunicorn's own words go the way of ours: one line, no secrets."""
+
+    def setup(self, cfg: Config) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+bind = f"0.0.0.0:{_settings.port}"
+# A second web process on the same port: one takes over before the other one ends.
+reuse_port = True
+worker_class = "gthread"
+workers = _settings.web_concurrency
+threads = _settings.web_threads
+# A platform kills 30 s after its SIGTERM.
+graceful_timeout = 25
+timeout = 60
+keepalive = 5
+# Heartbeats of the workers are writes to a file: not on a disk that may stall.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+# It would be opened in the home folder of the user, for everybody's gunicorn there.
+control_socket_disable = True
+accesslog = None
+logger_class = _Logger
+
+
+def when_ready(server: object) -> None:
+    """Once for all web workers, before the first of them."""
+    health.tell(_settings)

@@ -1,0 +1,135 @@
+"""The database: its migrations, its settings, its door."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import peewee
+import pytest
+from playhouse import pool
+from playhouse.schema_diff import diff_models
+
+from evoflask import db, formats, models, schemas
+from evoflask.errors import DatabaseDown, Misconfigured
+
+
+@dataclass(frozen=True)
+class Url:
+    database_url: str
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """A database file that is connected to and not made yet."""
+    path = tmp_path / "evoflask.db"
+    db.connect(Url(f"sqlite:///{path}"))
+    yield path
+    db.close()
+
+
+def test_the_migrations_make_what_the_models_say(file: Path) -> None:
+    db.upgrade()
+
+    assert str(diff_models(db.database.obj, models.TABLES)) == ""
+
+
+def test_upgrading_twice_does_nothing_the_second_time(file: Path) -> None:
+    assert db.pending() == db.upgrade()
+    assert db.upgrade() == db.pending() == []
+
+
+def test_upgrading_at_once_runs_each_migration_once(file: Path) -> None:
+    def upgrade(_: int) -> list[str]:
+        try:
+            return db.upgrade()
+        finally:
+            db.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        done = list(threads.map(upgrade, range(4)))
+
+    assert sorted(len(names) for names in done)[:3] == [0, 0, 0]
+    assert models.Meta.select().count() == 1
+
+
+def test_every_new_database_has_an_epoch_of_its_own(tmp_path: Path) -> None:
+    epochs = set()
+    for name in "ab":
+        db.connect(Url(f"sqlite:///{tmp_path / name}.db"))
+        db.upgrade()
+        epochs.add(models.epoch())
+        db.close()
+
+    assert len(epochs) == 2
+
+
+def test_sqlite_keeps_a_commit_through_a_power_cut_and_waits_for_other_writers(
+    file: Path,
+) -> None:
+    settings = [
+        db.database.execute_sql(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+    ]
+
+    assert settings == ["wal", 2, 1, 5000]
+
+
+@pytest.mark.parametrize("url", ["mysql://h/d", "sqlite://nothing", "", "postgresql://h", "x"])
+def test_a_url_that_names_no_database_is_misconfigured(url: str) -> None:
+    with pytest.raises(Misconfigured, match="DATABASE_URL"):
+        db.connect(Url(url))
+
+
+def test_a_database_that_cannot_be_opened_is_down(tmp_path: Path) -> None:
+    db.connect(Url(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}"))
+
+    with pytest.raises(DatabaseDown), db.translate():
+        models.Instance.select().count()
+
+
+def test_every_error_of_peewee_is_translated_or_left_on_purpose() -> None:
+    raised = {
+        kind
+        for module in (peewee, pool)
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, Exception)
+        and kind.__module__ in {"peewee", "playhouse.pool"}
+        and kind is not peewee.PeeweeException
+        and not issubclass(kind, peewee.DoesNotExist)
+    }
+
+    assert raised == {*db.DOWN, *db.OURS}
+
+
+@pytest.mark.parametrize("kind", db.DOWN)
+def test_an_error_of_the_database_becomes_ours(file: Path, kind: type[Exception]) -> None:
+    with pytest.raises(DatabaseDown), db.translate():
+        raise kind("host=secret")
+
+
+@pytest.mark.parametrize("kind", db.OURS)
+def test_an_error_of_a_statement_stays_what_it_is(kind: type[Exception]) -> None:
+    with pytest.raises(kind), db.translate():
+        raise kind("x")
+
+
+def test_a_transaction_that_fails_leaves_nothing(file: Path) -> None:
+    db.upgrade()
+
+    def fail() -> None:
+        with db.writing():
+            models.Instance.create(name="a", token_sha256="", integration="EVOLUTION")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+
+    assert models.Instance.select().count() == 0
+
+
+def test_the_schemas_take_the_formats_that_there_are() -> None:
+    assert set(schemas.FORMATS) == set(formats.FORMATS)

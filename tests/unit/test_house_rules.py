@@ -1,0 +1,44 @@
+"""Rules of the house that no tool holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CLIENTS = ("aiohttp", "pika", "nats", "boto3", "pusher")
+
+LOADED = """
+import sys
+from pathlib import Path
+import app
+from evoflask.settings import Settings
+app.create_app(Settings(home=Path(sys.argv[1]), api_key="a-key"))
+print(*sys.modules)
+"""
+
+
+def test_the_web_process_loads_no_client_library(root: Path, tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", LOADED, str(tmp_path)],
+        cwd=root,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "flask" in said.stdout.split()
+    assert not set(CLIENTS) & set(said.stdout.split())
+
+
+def test_each_line_of_the_procfile_names_a_program_that_exists(root: Path) -> None:
+    from evoflask.dev.supervisor import environment, read_procfile, resolve
+    from evoflask.settings import Settings
+
+    commands = read_procfile(root / "Procfile")
+    env = environment(Settings(api_key="a-key"), os.environ)
+
+    assert list(commands) == ["release", "web", "worker", "clock"]
+    assert all(resolve(command, env) for command in commands.values())

@@ -1,0 +1,99 @@
+"""One line a record, without secrets."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from evoflask.log import Lines, Repeats, redact
+
+
+def line(message: str, *args: object, name: str = "evoflask.test", **extra: Any) -> str:
+    record = logging.LogRecord(name, logging.INFO, "f", 1, message, args, None)
+    vars(record).update(extra)
+    return Lines(["the-global-key"]).format(record)
+
+
+def test_a_record_is_one_line_of_fields() -> None:
+    text = line("listening on %d", 80, port=80, sink="webhook")
+
+    assert text.startswith("at=20")
+    assert "level=info logger=evoflask.test pid=" in text
+    assert text.endswith('msg="listening on 80" port=80 sink=webhook')
+
+
+@pytest.mark.parametrize(
+    "evil", ["a\nat=2026 level=error", "a\r\nb", "a\x1b[2Jb", "a\u2028b", "a\x00b"]
+)
+def test_nothing_in_a_message_makes_a_second_line_or_steers_a_terminal(evil: str) -> None:
+    text = line(evil, instance=evil)
+
+    assert text.isprintable()
+    assert len(text.splitlines()) == 1
+
+
+def test_a_traceback_stays_on_the_line() -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    text = line("failed", exc_info=info)
+
+    assert len(text.splitlines()) == 1
+    assert "ValueError: first" in text
+
+
+def test_extras_of_foreign_loggers_are_left_out() -> None:
+    assert "payload" not in line("done", name="rq.worker", arguments="payload")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://user:hunter2@host:6379/0",
+        "cannot reach rediss://:hunter2@host",
+        "amqp://u:hun@hunter2@host/vhost",
+        "{'apikey': 'hunter2'}",
+        'headers={"apikey": "hunter2"}',
+        '"{\\"apikey\\": \\"hunter2\\"}"',
+        "apikey=hunter2&x=1",
+        "AUTHENTICATION_API_KEY=hunter2",
+        "Authorization: Bearer hunter2",
+        "authorization: Basic hunter2",
+        "token: hunter2",
+        "password=hunter2",
+        "client_secret='hunter2'",
+        "signed with whsec_hunter2",
+        "it was hunter2 all along",
+    ],
+)
+def test_no_credential_passes_the_last_door(text: str) -> None:
+    assert "hunter2" not in redact(text, ["hunter2"] if "all along" in text else [])
+
+
+@pytest.mark.parametrize(
+    "text", ["redis://host:6379/0", "mail a@b.example", "the key was wrong", "http://h/x?y=a@b"]
+)
+def test_what_is_no_credential_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_a_known_secret_is_hidden_wherever_it_stands() -> None:
+    assert "the-global-key" not in line("caller said %s", "the-global-key", got="the-global-key")
+
+
+def test_a_failure_that_repeats_is_told_once_and_again_when_it_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
+
+    with caplog.at_level(logging.INFO, "evoflask.test"):
+        for text in ("a", "a", "b", "b"):
+            repeats.tell("failed", OSError(text))
+        repeats.over("works")
+        repeats.over("works")
+
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["failed: OSError: a", "failed: OSError: b", "works"]

@@ -1,0 +1,508 @@
+"""Dead letters: listed, read, requeued in order, discarded; each tenant its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+
+from evoflask import deadletters, models
+from evoflask.deadletters import Filter
+from evoflask.errors import OutboxDown
+from evoflask.manager import EventManager
+from evoflask.models import DeadLetter
+from evoflask.outbox import Outbox
+from evoflask.outbox.entries import read
+from evoflask.outbox.members import at_of, key_of
+from tests.web import steps
+from tests.web.conftest import Request
+
+Die = Callable[..., None]
+
+
+@pytest.fixture
+def die(call: Request, outbox: Outbox) -> Die:
+    """`die(3, instance="a")`: events that are given up, with their letters."""
+
+    def run(n: int = 1, *, instance: str = "a", how: Any = steps.rejected, **event: Any) -> None:
+        body = [{"event": "CALL", "data": {"n": each}, **event} for each in range(n)]
+        answer = call("POST", f"/event/emit/{instance}", body)
+        assert (answer.status_code, answer.json["accepted"]) == (202, n), answer.json
+        assert steps.kill(outbox, how) == n
+
+    return run
+
+
+@pytest.fixture
+def other(call: Request, instance: str) -> str:
+    """A second tenant, `b`, with token `token-b`."""
+    body = {"instanceName": "b", "token": "token-b", "webhook": {"url": "https://e.com"}}
+    assert call("POST", "/instance/create", body).status_code == 201
+    return "b"
+
+
+@pytest.fixture
+def manager(application: Flask) -> EventManager:
+    found: EventManager = application.extensions["evoflask"].manager
+    return found
+
+
+def letters(call: Request, query: str = "", **how: Any) -> Any:
+    answer = call("GET", f"/deadletter{query}", **how)
+    assert answer.status_code == 200, answer.json
+    return answer.json
+
+
+def books(call: Request) -> Any:
+    return call("GET", "/lane?instance=a").json["lanes"][0]["books"]
+
+
+def waiting(outbox: Outbox) -> list[tuple[dict[bytes, bytes], bytes]]:
+    """Entries of the first lane that is due, in the order in which they are handed out."""
+    (held,) = steps.take(outbox)
+    found = read(outbox, 0, held.outbox, [member for member, _ in held.ids])
+    return [entry for entry in found if entry is not None and entry[1] is not None]  # type: ignore[misc]
+
+
+# -- listing --------------------------------------------------------------------------------
+
+
+def test_a_letter_says_what_was_given_up_and_why(call: Request, instance: str, die: Die) -> None:
+    die(1, id="order-1")
+
+    (letter,) = letters(call)["letters"]
+
+    assert {name: letter[name] for name in ("instance", "subscription", "sink", "event")} == {
+        "instance": "a",
+        "subscription": "webhook",
+        "sink": "webhook",
+        "event": "CALL",
+    }
+    assert (letter["eventId"], letter["reason"], letter["code"]) == ("order-1", "rejected", "410")
+    assert (letter["detail"], letter["tries"]) == ("gone for good", 1)
+    assert letter["acceptedAt"] <= letter["deadAt"]
+    assert "data" not in letter
+
+
+def test_letters_are_counted_by_reason_and_come_newest_first_in_pages(
+    call: Request, instance: str, die: Die
+) -> None:
+    die(3)
+    die(2, how=steps.exhausted)
+
+    seen, after = [], ""
+    while after is not None:
+        page = letters(call, f"?limit=2{f'&after={after}' if after else ''}")
+        assert (page["total"], page["reasons"]) == (5, {"exhausted": 2, "rejected": 3})
+        seen += [letter["id"] for letter in page["letters"]]
+        after = page["next"]
+
+    assert seen == sorted(seen, reverse=True)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "n"),
+    [
+        ("", 5),
+        ("?instance=a", 3),
+        ("?instance=b", 2),
+        ("?subscription=webhook", 5),
+        ("?subscription=crm", 0),
+        ("?sink=webhook", 5),
+        ("?sink=nats", 0),
+        ("?event=call", 5),
+        ("?event=messages.upsert", 0),
+        ("?reason=rejected", 3),
+        ("?reason=exhausted", 2),
+        ("?code=500", 2),
+        ("?since=2020-01-01T00:00:00Z", 5),
+        ("?since=4000000000", 0),
+        ("?until=2020-01-01", 0),
+        ("?reason=rejected&instance=b", 0),
+    ],
+)
+def test_each_filter_restricts(
+    call: Request, instance: str, other: str, die: Die, query: str, n: int
+) -> None:
+    die(3)
+    die(2, instance="b", how=steps.exhausted)
+
+    assert letters(call, query)["total"] == n
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("?limit=0", 400),
+        ("?limit=x", 400),
+        ("?after=-1", 400),
+        ("?since=yesterday", 400),
+        ("?until=1e40", 400),
+        ("?event=NOPE", 400),
+        ("?sink=fax", 400),
+        ("?reasn=x", 400),
+        ("?instance=nope", 404),
+        ("?sink=websocket", 409),
+        ("?subscription=websocket&instance=a", 409),
+        ("/999", 404),
+        ("/0", 404),
+        ("/x", 404),
+        ("/99999999999999999999999", 404),
+    ],
+)
+def test_what_is_not_there_or_makes_no_sense_is_said(
+    call: Request, instance: str, query: str, status: int
+) -> None:
+    call("POST", "/websocket/set/a", {"enabled": False})
+
+    answer = call("GET", f"/deadletter{query}")
+
+    assert answer.status_code == status
+    assert answer.json["response"]["message"]
+
+
+def test_a_letter_s_body_is_the_caller_s_to_the_byte(
+    call: Request, instance: str, application: Flask, outbox: Outbox
+) -> None:
+    data = b'{"n": 1.10, "big": 123456789012345678901234567890, "n": 2}'
+    body = b'{"event": "CALL", "sender": "me", "data": ' + data + b"}"
+    headers = {"apikey": "token-a", "Content-Type": "application/json"}
+    client = application.test_client()
+    assert client.post("/event/emit/a", data=body, headers=headers).status_code == 202
+    steps.kill(outbox)
+
+    answer = client.get(f"/deadletter/{letters(call)['letters'][0]['id']}", headers=headers)
+
+    assert answer.mimetype == "application/json"
+    assert b'"data":' + data + b"}" in answer.data
+    assert json.loads(answer.data)["meta"] == {"sender": "me"}
+
+
+# -- requeue --------------------------------------------------------------------------------
+
+
+def test_requeue_delivers_the_event_again_with_its_id_and_its_time(
+    call: Request, instance: str, outbox: Outbox, die: Die
+) -> None:
+    die(1, id="order-1", sender="me")
+    (letter,) = letters(call)["letters"]
+
+    answer = call("POST", f"/deadletter/{letter['id']}/requeue")
+
+    assert (answer.status_code, answer.json) == (200, {"requeued": 1, "left": 0})
+    ((fields, data),) = waiting(outbox)
+    assert (fields[b"id"], fields[b"event"], data) == (b"order-1", b"CALL", b'{"n": 0}')
+    meta = json.loads(fields[b"meta"])
+    assert meta == {"sender": "me", "dateTime": letter["acceptedAt"]}
+    assert books(call)["requeued"] == 1
+    assert letters(call)["total"] == 0
+
+
+def test_a_letter_is_requeued_once(call: Request, instance: str, die: Die) -> None:
+    die(1)
+    path = f"/deadletter/{letters(call)['letters'][0]['id']}"
+
+    assert call("POST", f"{path}/requeue").status_code == 200
+    assert call("POST", f"{path}/requeue").status_code == 404
+    assert call("GET", path).status_code == 404
+    assert books(call)["requeued"] == 1
+
+
+def test_requeued_events_keep_their_order_key(
+    call: Request, instance: str, outbox: Outbox, die: Die
+) -> None:
+    die(1, data={"key": {"remoteJid": "chat"}})
+    member = DeadLetter.get().entry
+
+    call("POST", "/deadletter/requeue", {})
+
+    (held,) = steps.take(outbox)
+    assert key_of(held.ids[0][0]) == key_of(member)
+    assert at_of(held.ids[0][0]) >= at_of(member)
+
+
+def test_thousands_are_requeued_in_their_order_within_seconds(
+    call: Request, instance: str, outbox: Outbox, manager: EventManager, die: Die
+) -> None:
+    for _ in range(3):
+        die(1000)
+    expected = [row.event_id for row in DeadLetter.select().order_by(DeadLetter.entry)]
+    began = time.monotonic()
+
+    answer = call("POST", "/deadletter/requeue", {"instance": "a"})
+
+    assert answer.json == {"requeued": 3000, "left": 0}
+    assert time.monotonic() - began < 10
+    handed: list[str] = []
+    while lanes := steps.take(outbox):
+        (held,) = lanes
+        found = read(outbox, 0, held.outbox, [member for member, _ in held.ids])
+        handed += [fields[b"id"].decode() for fields, _ in found]  # type: ignore[misc]
+        steps.settle(outbox, held, steps.delivered)
+    assert handed == expected
+    assert books(call) == {
+        "routed": 3000,
+        "requeued": 3000,
+        "delivered": 3000,
+        "dead": 3000,
+        "discarded": 0,
+    }
+
+
+def test_large_bodies_are_requeued_in_appends_of_bounded_size(
+    call: Request, instance: str, outbox: Outbox, die: Die
+) -> None:
+    for _ in range(3):
+        die(1, data="x" * 3_000_000)
+
+    assert call("POST", "/deadletter/requeue", {}).json == {"requeued": 3, "left": 0}
+    assert [len(data) for _, data in waiting(outbox)] == [3_000_002] * 3
+
+
+def test_a_limit_takes_the_oldest_and_tells_what_is_left(
+    call: Request, instance: str, die: Die
+) -> None:
+    die(5)
+
+    assert call("POST", "/deadletter/requeue", {"limit": 2}).json == {"requeued": 2, "left": 3}
+    assert {
+        row.event_id for row in DeadLetter.select().where(DeadLetter.requeued_at.is_null())
+    } == {row.event_id for row in DeadLetter.select().order_by(DeadLetter.entry).offset(2)}
+
+
+def test_a_letter_whose_subscription_is_gone_is_409_and_left(
+    call: Request, instance: str, die: Die
+) -> None:
+    die(2)
+    call("DELETE", "/subscription/a/webhook")
+    call("POST", "/webhook/set/a", {"url": "https://e.com", "enabled": True})
+    (first, _) = letters(call)["letters"]
+
+    one = call("POST", f"/deadletter/{first['id']}/requeue")
+    many = call("POST", "/deadletter/requeue", {})
+
+    assert one.status_code == 409
+    assert many.json == {"requeued": 0, "left": 2}
+    assert books(call)["requeued"] == 0
+
+
+def test_those_that_cannot_be_requeued_keep_none_of_the_others(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    crm = {"name": "crm", "sink": "webhook", "enabled": True, "url": "https://e.com"}
+    call("POST", "/subscription/a", crm)
+    call("POST", "/event/emit/a", {"event": "CALL", "data": 1})
+    assert steps.kill(outbox) == 2
+    call("DELETE", "/subscription/a/crm")
+
+    assert call("POST", "/deadletter/requeue", {"limit": 1}).json == {"requeued": 1, "left": 1}
+    assert call("POST", "/deadletter/requeue", {"limit": 1}).json == {"requeued": 0, "left": 1}
+
+
+def test_a_letter_without_a_body_is_409(
+    call: Request, instance: str, outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    call("POST", "/event/emit/a", {"event": "CALL", "data": 1})
+    steps.end_all(outbox, steps.rejected)
+    redis_client.delete(f"evo:{{p0}}:outbox:{models.Instance.get().outbox}")
+    steps.bury(outbox)
+    (letter,) = letters(call)["letters"]
+
+    assert call("POST", f"/deadletter/{letter['id']}/requeue").status_code == 409
+    assert call("POST", "/deadletter/requeue", {}).json == {"requeued": 0, "left": 1}
+    assert call("GET", f"/deadletter/{letter['id']}").json["data"] is None
+
+
+def test_a_full_outbox_is_503_and_the_letters_stay(
+    call: Request, instance: str, die: Die, redis_client: redis.Redis
+) -> None:
+    die(3)
+    redis_client.config_set("maxmemory", redis_client.info("memory")["used_memory"] + 1000)
+
+    answer = call("POST", "/deadletter/requeue", {})
+
+    assert answer.status_code == 503
+    assert letters(call)["total"] == 3
+
+
+class Breaks(EventManager):
+    """The first pieces are appended, then Redis is gone."""
+
+    def __init__(self, real: EventManager, pieces: int) -> None:
+        self.__dict__ = real.__dict__
+        self._pieces = pieces
+
+    def requeue(self, *args: Any) -> None:
+        if not self._pieces:
+            raise OutboxDown("the outbox cannot be reached")
+        self._pieces -= 1
+        super().requeue(*args)
+
+
+def test_what_was_requeued_before_a_failure_is_marked_and_told(
+    call: Request, instance: str, manager: EventManager, die: Die
+) -> None:
+    die(250)
+
+    done = deadletters.requeue_many(Breaks(manager, 2), Filter())
+
+    assert (done.requeued, done.left) == (200, 50)
+    assert isinstance(done.stopped, OutboxDown)
+    assert letters(call)["total"] == 50
+    with pytest.raises(OutboxDown):
+        deadletters.requeue_many(Breaks(manager, 0), Filter())
+
+
+def test_a_requeue_to_a_paused_lane_waits_there(
+    call: Request, instance: str, outbox: Outbox, die: Die
+) -> None:
+    die(1)
+    call("POST", "/lane/a/webhook/pause")
+
+    call("POST", "/deadletter/requeue", {})
+
+    assert steps.take(outbox) == []
+    assert call("GET", "/lane").json["lanes"][0]["backlog"] == 1
+
+
+# -- discard --------------------------------------------------------------------------------
+
+
+def test_discard_changes_no_book(call: Request, instance: str, die: Die) -> None:
+    die(1)
+    before = books(call)
+    path = f"/deadletter/{letters(call)['letters'][0]['id']}"
+
+    answer = call("DELETE", path)
+
+    assert (answer.status_code, answer.json) == (200, {"discarded": 1, "left": 0})
+    assert call("DELETE", path).status_code == 404
+    assert call("POST", f"{path}/requeue").status_code == 404
+    assert books(call) == before
+    assert DeadLetter.get().data is None
+
+
+def test_many_are_discarded_by_filter_and_never_by_none(
+    call: Request, instance: str, die: Die
+) -> None:
+    die(3)
+    die(2, how=steps.exhausted)
+
+    refused = call("POST", "/deadletter/discard", {})
+    done = call("POST", "/deadletter/discard", {"reason": "rejected", "limit": 2})
+
+    assert refused.status_code == 400
+    assert done.json == {"discarded": 2, "left": 1}
+    assert letters(call)["reasons"] == {"exhausted": 2, "rejected": 1}
+
+
+def test_a_late_bury_writes_no_ghost_of_a_letter_that_was_dealt_with(
+    call: Request, instance: str, outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    call("POST", "/event/emit/a", {"event": "CALL", "data": 1})
+    steps.end_all(outbox, steps.rejected)
+    (grave,) = [key for key in redis_client.scan_iter("*dying*")]
+    stalled = redis_client.hgetall(grave)
+    steps.bury(outbox)
+    call("POST", "/deadletter/requeue", {})
+
+    redis_client.hset(grave, mapping=stalled)
+    redis_client.sadd("evo:{p0}:graves", grave.decode().rpartition(":")[2])
+    steps.bury(outbox)
+
+    assert letters(call)["total"] == 0
+
+
+def test_what_was_given_up_on_a_lane_without_a_row_is_kept(
+    call: Request, instance: str, outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    call("POST", "/event/emit/a", {"event": "CALL", "data": 1})
+    steps.end_all(outbox, steps.rejected)
+    models.Subscription.delete().execute()
+
+    assert steps.bury(outbox) == 0
+    (grave,) = [key for key in redis_client.scan_iter("*dying*")]
+    assert redis_client.hlen(grave) == 1
+
+
+# -- whose ----------------------------------------------------------------------------------
+
+
+def test_a_token_sees_and_does_its_own_only(
+    call: Request, instance: str, other: str, die: Die
+) -> None:
+    die(2)
+    die(1, instance="b")
+    mine = letters(call, "?instance=b")["letters"][0]["id"]
+    theirs = letters(call, "?instance=a")["letters"][0]["id"]
+
+    assert letters(call, key="token-b")["total"] == 1
+    assert call("GET", f"/deadletter/{mine}", key="token-b").status_code == 200
+    for method, path in (("GET", ""), ("POST", "/requeue"), ("DELETE", "")):
+        assert call(method, f"/deadletter/{theirs}{path}", key="token-b").status_code == 404
+    assert call("GET", "/deadletter?instance=a", key="token-b").status_code == 401
+    for verb in ("requeue", "discard"):
+        refused = call("POST", f"/deadletter/{verb}", {"instance": "a"}, key="token-b")
+        assert refused.status_code == 401
+    done = call("POST", "/deadletter/requeue", {}, key="token-b")
+    assert done.json == {"requeued": 1, "left": 0}
+    assert letters(call)["total"] == 2
+
+
+def test_a_name_that_is_given_again_shows_nothing_of_the_old_one(
+    call: Request, instance: str, die: Die
+) -> None:
+    die(2)
+    call("DELETE", "/instance/delete/a")
+
+    again = {"instanceName": "a", "token": "token-new", "webhook": {"url": "https://e.com"}}
+    call("POST", "/instance/create", again)
+
+    assert letters(call)["total"] == 0
+    assert letters(call, key="token-new")["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("GET", "?limit=x"),
+        ("GET", "/1"),
+        ("POST", "/1/requeue"),
+        ("POST", "/requeue"),
+        ("POST", "/discard"),
+        ("DELETE", "/1"),
+    ],
+)
+def test_no_key_or_a_wrong_one_is_401(call: Request, instance: str, method: str, path: str) -> None:
+    assert call(method, f"/deadletter{path}", key="wrong").status_code == 401
+    assert call(method, f"/deadletter{path}", key="").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"instance": 1},
+        {"limit": "5"},
+        {"limit": 0},
+        {"all": True},
+        {"since": True},
+        {"event": ["CALL"]},
+        {"reason": "a\x00b"},
+        [],
+        None,
+    ],
+)
+def test_a_body_that_is_no_filter_requeues_nothing(
+    call: Request, instance: str, die: Die, body: Any
+) -> None:
+    die(1)
+
+    assert call("POST", "/deadletter/requeue", body).status_code == 400
+    assert letters(call)["total"] == 1

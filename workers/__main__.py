@@ -1,0 +1,52 @@
+"""`python -m workers [sink ...]`: a worker for these sinks, or for all that are built.
+
+Non-forking: the loop and its connections outlive the jobs. SIGTERM or SIGINT ends it with
+status 0 within 25 seconds; a second one at once.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Sequence
+
+import evoflask.log
+from evoflask import sinks
+from evoflask.delivery.drain import Drain
+from evoflask.errors import Misconfigured
+from evoflask.settings import Settings
+from workers.worker import Shell
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; the exit status."""
+    try:
+        settings = Settings.from_env(os.environ)
+        served = serve(arguments)
+    except Misconfigured as error:
+        return evoflask.log.refuse(error)
+    evoflask.log.configure(settings.log_level, settings.secrets())
+    _allow_files()
+    return Shell(Drain(settings, served), settings.rq_redis_url, served).run()
+
+
+def _allow_files() -> None:
+    """As many open files as we may have: each delivery under way is a socket."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def serve(names: Sequence[str]) -> list[str]:
+    """The sinks to serve. Raises `Misconfigured` for one that is not built."""
+    built = [name for name in sinks.SINKS if sinks.built(name)]
+    for name in names:
+        if name not in built:
+            known = ", ".join(built)
+            raise Misconfigured(f"There is no sink {name!r} to work for; there are: {known}.")
+    return list(names) or built
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
