@@ -13,7 +13,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -273,13 +273,15 @@ def push_stale(outbox: Outbox, limit: int = _PAGE, *, idle: float = 2.0) -> int:
     return len(states)
 
 
-def push_all(outbox: Outbox) -> int:
-    """Push every row, tombstones too: for a Redis that lost something. Returns how many."""
+def push_all(outbox: Outbox, *, between: Callable[[], object] = lambda: None) -> int:
+    """Push every row, tombstones too: for a Redis that lost something. Returns how many.
+    `between` is called now and then: the caller may have a lease to keep."""
     done, last = 0, 0
     while states := _states(Instance.id > last, _PAGE):
         for state in states:
             _push(outbox, state)
         done, last = done + len(states), states[-1].instance.id
+        between()
     return done
 
 
@@ -420,7 +422,7 @@ class Configuration:
                 raise Conflict("A websocket subscription has no lane.")
             # Another version ends the pause of a failing lane (configure.lua): whoever lets
             # it go on wants it looked at now. Stopping it leaves that pause as it is.
-            version = Subscription.version + (not stopped)
+            version = Subscription.version + int(not stopped)
             flag = Subscription.update(stopped=stopped, version=version)
             flag.where(Subscription.id == stored.id).execute()
         return change.subscription(subscription)

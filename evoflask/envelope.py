@@ -22,7 +22,8 @@ from evoflask.ids import EVENT_ID, event_id
 SINKS: Final = ("webhook", "websocket", "rabbitmq", "nats", "sqs", "pusher")
 TOO_DEEP: Final = "The body is nested too deep."
 _CUT: Final = 64
-"""Bytes of `data` from which it is cut out before keys are looked for twice."""
+"""Bytes of `data` above which it is cut out before keys are looked for twice, and below which
+only where it may have keys."""
 
 
 class _Body(msgspec.Struct):
@@ -150,7 +151,7 @@ def _sentence(error: str) -> str:
 def refuse_twice(body: bytes, data: bytes) -> None:
     """A key of the envelope that is there twice: whoever checks one may use the other. The
     bytes of `data` are cut out first, what they hold is the caller's own affair."""
-    if len(data) > _CUT:
+    if len(data) > _CUT or b"{" in data:
         at = body.rfind(data)
         body = body[:at] + b"null" + body[at + len(data) :]
     try:

@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import redis
+
 from evoflask import bell, configuration, db, deadletters, health, models
 from evoflask.errors import EvoflaskError
 from evoflask.ids import random_id
@@ -44,19 +46,18 @@ class Chores:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        db.connect(settings)
+        if db.database.obj is None:
+            db.connect(settings)
         self._outbox = Outbox(connect(settings.redis_url, connections=4))
         self._bells = bell.connect(settings.rq_redis_url)
         self._lease = Lease(self._outbox, random_id(), LEASE)
         self._timetable = Timetable(self._outbox)
-        self._known: tuple[str, str] | None = None
-        """(Redis' run id, the database's epoch) that everything was pushed to."""
+        self._ticks = Repeats(log)
         self._failures: dict[str, Repeats] = {}
 
     def tick(self) -> None:
         """Does what is due, if nobody else does. Raises what Redis raises for the lease."""
         if not self._lease.take():
-            self._known = None
             return
         partitions = self._outbox.partitions(self._settings.outbox_partitions)
         self._do("ring", lambda: self._each(partitions, self._ring))
@@ -69,16 +70,26 @@ class Chores:
         self._do("letters", self._letters)
         self._do("tombstones", self._tombstones)
 
+    def tick_quietly(self) -> None:
+        """The same for a worker: what fails is logged."""
+        try:
+            self.tick()
+        except Exception as error:
+            self._ticks.tell("the chores failed", error)
+        else:
+            self._ticks.over("the chores are done again")
+
     def _do(self, name: str, chore: Callable[[], object]) -> None:
         """One chore; that it fails keeps no other from being done."""
         failures = self._failures.setdefault(name, Repeats(log))
         try:
             chore()
-        except EvoflaskError as error:
+            self._timetable.done(name)
+        except (EvoflaskError, redis.RedisError, OSError) as error:
+            # Not ours alone: RQ's Redis may be down or full, and bells are the least of it.
             failures.tell(f"the chore {name} failed", error)
         else:
             failures.over(f"the chore {name} is done again")
-            self._timetable.done(name)
 
     def _each(self, partitions: list[int], chore: Callable[[int], object]) -> None:
         for partition in partitions:
@@ -94,16 +105,16 @@ class Chores:
     # -- configuration -----------------------------------------------------------------------
 
     def _push(self) -> None:
-        """Rows that Redis was not told of; all of them to a Redis that started anew."""
-        now = (self._timetable.run_id(), models.epoch())
-        if self._known != now:
-            health.log_durability(self._outbox)
-            pushed = configuration.push_all(self._outbox)
-            if self._known is not None or pushed:
-                log.info("configuration was pushed to Redis", extra={"instances": pushed})
-            self._known = now
-        else:
+        """Rows that Redis was not told of; all of them to a Redis that started anew, or that
+        was told by another database."""
+        told = f"{self._timetable.run_id()} {models.epoch()}"
+        if self._timetable.told() == told:
             configuration.push_stale(self._outbox)
+            return
+        health.log_durability(self._outbox)
+        pushed = configuration.push_all(self._outbox, between=self._lease.take)
+        self._timetable.tell(told)
+        log.info("configuration was pushed to Redis", extra={"instances": pushed})
 
     def _tombstones(self) -> None:
         """Rows of deleted instances go once nothing of theirs is left to sweep."""

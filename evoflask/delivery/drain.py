@@ -18,13 +18,14 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import orjson
 
 from evoflask import bell, db, sinks
 from evoflask.configuration import LaneSettings, read_lane_settings
-from evoflask.delivery import outcomes
+from evoflask.delivery import breaker, outcomes
+from evoflask.delivery.chores import Chores
 from evoflask.delivery.held import Lane, Load, Policies, Station
 from evoflask.delivery.holds import Hold, Renewer
 from evoflask.delivery.lanes import Item
@@ -53,6 +54,9 @@ TICK = 0.05
 """Seconds between looks at what has become old: slots, outcomes that wait to be settled."""
 AGAIN = 1.0
 """Seconds after which a lane that ran out of ids, and is still held, asks again (for retries)."""
+ABREAST = 2
+"""Deliveries of unproven lanes that are started in one turn of the loop. A thousand at once
+(whose time-outs then also come at once) would keep the proven ones waiting for half a second."""
 SETTLE_AT = 32
 """Outcomes of a lane that are settled without waiting for more."""
 SETTLE_AFTER = 0.05
@@ -98,6 +102,8 @@ class Drain:
         self._worked = 0.0
         self._offset = 0.0
         """Redis' clock minus ours, seconds."""
+        self._chores: Chores | None = None
+        self._chore: Future[None] | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._failures = Repeats(log, expected=(Unavailable,))
 
@@ -109,6 +115,7 @@ class Drain:
         _tune_collector()
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="rows")
+        self._chore_thread = ThreadPoolExecutor(1, thread_name_prefix="chores")
         self._outbox = AsyncOutbox(connect_async(self._settings.redis_url))
         await self._find_partitions()
         self._stations = {
@@ -163,7 +170,8 @@ class Drain:
         for station in self._stations.values():
             await station.sink.close()
         await self._outbox.redis.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._chore_thread):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _forever(self, run: Callable[[], Awaitable[None]]) -> None:
         """A loop that survives whatever happens in it."""
@@ -346,13 +354,17 @@ class Drain:
             lane.reading = False
             if lane.gone or lane.work.stopping:
                 continue
-            ahead = max(32, 2 * lane.settings.concurrency) if lane.work.proven else 2
-            for item in list(lane.work.upcoming(ahead - lane.loaded)):
+            n = max(lane.ahead - lane.loaded, lane.work.room)
+            for item in lane.work.upcoming(n):
                 bytes_ = size_of(item.member)
                 slot = lane.station.slots.reserve(lane.quick, bytes_)
                 if slot is None:
                     lane.reading = True
                     self._to_read.append(lane)  # `_release` wakes the reader
+                    if lane.loaded and not lane.work.flying and not lane.work.ready:
+                        # A retry came before what was read, which has its room.
+                        self._drop_unstarted(lane)
+                        self._consider(lane)
                     break
                 item.reading = True
                 lane.loaded += 1
@@ -401,10 +413,12 @@ class Drain:
             return
         work = lane.work
         if not work.stopping:
-            if not lane.turning and work.ready:
+            ready = lane.turning or work.ready
+            if ready and not lane.turning:
                 lane.turning = True
                 lane.station.turns[lane.quick].append(lane)
-            if work.unstarted > lane.loaded:
+            # In pieces, but never so that what could start waits for a piece to be used up.
+            if work.unstarted > lane.loaded and (not ready or lane.loaded <= lane.ahead // 2):
                 self._want_read(lane)
         if not lane.queued and self._should_settle(lane):
             self._queue_settle(lane)
@@ -416,7 +430,7 @@ class Drain:
         batch: list[tuple[Lane, Item]] = []
         for quick in (True, False):
             turns, pool = station.turns[quick], station.slots.pool(quick)
-            while turns and pool.free:
+            while turns and pool.free and (quick or station.started < ABREAST):
                 lane = turns.popleft()
                 if lane.quick is not quick:
                     station.turns[lane.quick].append(lane)
@@ -432,6 +446,8 @@ class Drain:
                 load = item.load
                 assert isinstance(load, Load)
                 station.slots.run(load.slot, lane, quick, now)
+                if not quick:
+                    self._count_start(station)
                 if self._unsendable(lane, item, load):
                     continue
                 batch.append((lane, item))
@@ -440,6 +456,15 @@ class Drain:
                     batch = []
         if batch:
             self._launch(station, batch)
+
+    def _count_start(self, station: Station) -> None:
+        if not station.started:
+            self._loop.call_soon(self._start_more, station)
+        station.started += 1
+
+    def _start_more(self, station: Station) -> None:
+        station.started = 0
+        self._start(station)
 
     def _next(self, lane: Lane, now: float) -> Item | None:
         if lane.gone or lane.work.stopping or now > lane.hold.end - MARGIN:
@@ -506,9 +531,13 @@ class Drain:
 
     def _ended(self, lane: Lane, item: Item, attempt: Attempt) -> None:
         now = time.time() + self._offset
-        lane.note(item, attempt, now=now, threshold=self._settings.breaker_threshold)
         outcomes.count(lane.totals, lane.station.name, attempt, now - at_of(item.member))
-        ended = outcomes.conclude(item, attempt, lane.policies.retries, luck=random.random())
+        if attempt.outcome is not Outcome.DELIVERED and lane.changed_since(item):
+            # What the old destination said means nothing for the one that there is now.
+            ended = Ended("r", item.member, item.tries + 1)
+        else:
+            lane.note(item, attempt, now=now, threshold=self._settings.breaker_threshold)
+            ended = outcomes.conclude(item, attempt, lane.policies.retries, luck=random.random())
         self._close(lane, item, ended)
 
     def _close(self, lane: Lane, item: Item, ended: Ended) -> None:
@@ -635,6 +664,7 @@ class Drain:
         if settings.target.version != lane.settings.target.version:
             lane.settings, lane.policies = settings, self._policies_of(settings)
             lane.work.concurrency, lane.work.wait = settings.concurrency, settings.wait
+            lane.state = breaker.FRESH  # as `configure` did
             self._drop_unstarted(lane)
         self._consider(lane)
 
@@ -695,6 +725,14 @@ class Drain:
             await self._outbox.awake(self._partitions, self._served, AWAKE)
             if not self._alone:
                 await self._quarantine()
+                self._stand_in()
+
+    def _stand_in(self) -> None:
+        """Do the clock's chores when its lease lapsed; while it works, this is one look."""
+        if self._chores is None:
+            self._chores = Chores(self._settings)
+        if self._chore is None or self._chore.done():
+            self._chore = self._chore_thread.submit(self._chores.tick_quietly)
 
     async def _quarantine(self) -> None:
         """Lanes that lost three holds in a row run in a process of their own: if one of

@@ -47,6 +47,8 @@ class Station:
         self.sink = sink
         self.slots = Slots(settings.quick_slots, settings.slow_slots, settings.drain_bytes)
         self.turns: dict[bool, deque[Lane]] = {True: deque(), False: deque()}
+        self.started = 0
+        """Deliveries of the unproven that were started in this turn of the loop."""
         self.flight_free = False
         """The delivery that just ended can carry the next batch: no new task is made."""
         self.next_batch: list[tuple[Lane, Item]] | None = None
@@ -90,9 +92,20 @@ class Lane:
         self.asked_at = time.monotonic()
 
     @property
+    def ahead(self) -> int:
+        """How many bodies are read ahead; more are read when half of them are gone."""
+        return max(32, 2 * self.settings.concurrency) if self.work.proven else 2
+
+    @property
     def quick(self) -> bool:
         """Whether its deliveries go into the pool of the proven."""
         return self.work.proven and not self.slow
+
+    def changed_since(self, item: Item) -> bool:
+        """Whether the subscription is another one than the item was sent by."""
+        assert isinstance(item.load, Load)
+        sent = item.load.delivery
+        return sent is not None and sent.target.version != self.settings.target.version
 
     def note(self, item: Item, attempt: Attempt, *, now: float, threshold: int) -> None:
         """What the attempt says of the destination."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from evoflask.outbox.members import entry_of, key_of
 from evoflask.outbox.verbs import Ended, Held, Want
@@ -116,33 +117,19 @@ class LaneWork:
         return min(self.concurrency - len(self.flying), (not new) + (not self._retries_flying))
 
     def upcoming(self, n: int) -> Iterator[Item]:
-        """Items that start soon and were not read yet, soonest first, at most `n`; but always
-        what could start now, else a retry before items that were read would hold them up."""
-        heads = max(n, self.room)
+        """Items that start soon and were not read yet, soonest first, at most `n`."""
+        return islice((i for i in self._soonest() if i.load is None and not i.reading), max(0, n))
+
+    def _soonest(self) -> Iterator[Item]:
+        """The heads that may start, then what stands behind: what follows on a busy key starts
+        as soon as its turn comes."""
         for key in self._ready:
-            if heads <= 0:
+            yield self._queues[key][0]
+        for depth in range(AHEAD):
+            behind = [queue[depth] for queue in self._queues.values() if len(queue) > depth]
+            if not behind:
                 return
-            head = self._queues[key][0]
-            if head.load is None and not head.reading:
-                heads, n = heads - 1, n - 1
-                yield head
-        if n <= 0:
-            return
-        # Behind the heads: what follows on a busy key starts as soon as its turn comes.
-        for depth in range(1 if self._ready else 0, AHEAD):
-            deeper = False
-            for queue in self._queues.values():
-                if len(queue) <= depth:
-                    continue
-                deeper = True
-                item = queue[depth]
-                if item.load is None and not item.reading:
-                    if n <= 0:
-                        return
-                    n -= 1
-                    yield item
-            if not deeper:
-                return
+            yield from behind
 
     def start(self, *, loaded: bool = True) -> Item | None:
         """The next delivery, now under way; None when nothing may start. With `loaded`, only

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import hiredis
 import redis
 import redis.asyncio
 from redis import exceptions
@@ -21,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from evoflask.errors import OutboxDown, OutboxFull
-from evoflask.outbox import keys
+from evoflask.outbox import keys, verbs
 from evoflask.outbox.verbs import Call, Script
 
 T = TypeVar("T")
@@ -31,6 +32,11 @@ RUN = 32
 """Entries read as one range, at most."""
 SLACK = 4
 """Entries of others that a range may bring along."""
+WRITE = """
+redis.call('PERSIST', KEYS[1])
+return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
+"""
+"""One command on one key, also on a full Redis: the script's first write takes no memory."""
 TIMEOUT = 2.0
 """Seconds for an answer of Redis. A verb takes milliseconds."""
 
@@ -108,7 +114,11 @@ class Outbox:
 
     def add_partition(self, partition: int) -> None:
         """Tell drains and clock that instances live there."""
-        self.ask(lambda r: r.sadd(keys.PARTITIONS, partition))
+        self.write("SADD", keys.PARTITIONS, partition)
+
+    def write(self, command: str, key: str, *args: str | int) -> None:
+        """A single command that a full Redis must take too."""
+        self.ask(lambda r: r.eval(WRITE, 1, key, command, *args))
 
     def ask(self, question: Callable[[redis.Redis], T]) -> T:
         """Any other command, with the same errors."""
@@ -161,13 +171,15 @@ class AsyncOutbox:
         runs = [(n, run) for n, (_, _, ids) in enumerate(wanted) for run in _runs(ids)]
         found: list[dict[str, Fields]] = [{} for _ in wanted]
         with translated():
-            pipe = self.redis.pipeline(transaction=False)
-            for n, run in runs:
-                partition, i, _ = wanted[n]
-                pipe.xrange(keys.outbox(partition, i), run[0], run[-1], len(run) + SLACK)
-            for (n, run), rows in zip(runs, await pipe.execute(), strict=True):
-                asked = set(run)
-                found[n].update({r[0].decode(): r[1] for r in rows if r[0].decode() in asked})
+            answers = await self._exchange(
+                [
+                    ("XRANGE", keys.outbox(p, i), run[0], run[-1], "COUNT", len(run) + SLACK)
+                    for (p, i, _), run in ((wanted[n], run) for n, run in runs)
+                ]
+            )
+        for (n, run), rows in zip(runs, _good(answers), strict=True):
+            asked = set(run)
+            found[n].update({e: _fields(f) for e, f in _named(rows) if e in asked})
         missed = [
             (partition, i, [e for e in ids if e not in found[n]])
             for n, (partition, i, ids) in enumerate(wanted)
@@ -183,12 +195,12 @@ class AsyncOutbox:
         """What a range did not reach, because more than its slack stood between."""
         each = [(n, p, i, entry) for n, (p, i, ids) in enumerate(missed) for entry in ids]
         with translated():
-            pipe = self.redis.pipeline(transaction=False)
-            for _, partition, i, entry in each:
-                pipe.xrange(keys.outbox(partition, i), entry, entry)
-            for (n, _, _, entry), rows in zip(each, await pipe.execute(), strict=True):
-                if rows:
-                    found[n][entry] = rows[0][1]
+            answers = await self._exchange(
+                [("XRANGE", keys.outbox(p, i), entry, entry) for _, p, i, entry in each]
+            )
+        for (n, _, _, entry), rows in zip(each, _good(answers), strict=True):
+            if rows:
+                found[n][entry] = _fields(rows[0][1])
 
     async def _read_aside(
         self, wanted: Sequence[tuple[int, str, Sequence[str]]], found: list[dict[str, Fields]]
@@ -203,12 +215,10 @@ class AsyncOutbox:
         if not aside:
             return
         with translated():
-            pipe = self.redis.pipeline(transaction=False)
-            for _, key in aside:
-                pipe.get(key)
-            for (fields, _), body in zip(aside, await pipe.execute(), strict=True):
-                if body is not None:
-                    fields[b"data"] = body
+            bodies = await self._exchange([("GET", key) for _, key in aside])
+        for (fields, _), body in zip(aside, _good(bodies), strict=True):
+            if body is not None:
+                fields[b"data"] = body
 
     async def partitions(self) -> list[int]:
         """Partitions that instances were drawn for."""
@@ -218,16 +228,8 @@ class AsyncOutbox:
 
     async def awake(self, partitions: Sequence[int], sinks: Sequence[str], seconds: float) -> None:
         """Tell that these sinks are drained here; 0 seconds takes it back."""
-        with translated():
-            pipe = self.redis.pipeline(transaction=False)
-            for key in (keys.of(p, f"awake:{sink}") for p in partitions for sink in sinks):
-                if seconds:
-                    # A full Redis takes no SET, but DEL and what the script writes after it.
-                    pipe.delete(key)
-                    pipe.set(key, "1", px=round(seconds * 1000))
-                else:
-                    pipe.delete(key)
-            await pipe.execute(raise_on_error=False)
+        for partition in partitions:
+            await self.run(verbs.awake(partition, sinks, seconds))
 
     async def quarantined(self, partitions: Sequence[int], sinks: Sequence[str]) -> int:
         """Lanes that wait for a process of their own."""
@@ -259,10 +261,51 @@ class AsyncOutbox:
         await self.redis.script_load(script.text)
 
     async def _pipeline(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        pipe = self.redis.pipeline(transaction=False)
-        for call in calls:
-            pipe.evalsha(call.script.sha, 1, call.prefix, *call.args)
-        return list(await pipe.execute(raise_on_error=False))
+        return await self._exchange(
+            [("EVALSHA", call.script.sha, 1, call.prefix, *call.args) for call in calls]
+        )
+
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Commands in one round trip: an answer or an error each, in order.
+
+        redis-py's pipeline packs in Python and looks every answer up in a table of callbacks;
+        packed by hiredis and read as they are, many small commands cost half.
+        """
+        pool = self.redis.connection_pool
+        connection = await pool.get_connection()
+        answers: list[Any] = []
+        try:
+            packed = [hiredis.pack_command(command) for command in commands]
+            await connection.send_packed_command(packed, check_health=False)
+            for _ in commands:
+                try:
+                    answers.append(await connection.read_response())
+                except exceptions.ResponseError as error:
+                    answers.append(error)
+        except BaseException:
+            # Answers that nobody read must not be taken for those of the next commands.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
+        return answers
+
+
+def _good(answers: Sequence[Any]) -> Sequence[Any]:
+    """The answers, where none is an error. Raises the first that is, translated."""
+    for answer in answers:
+        if isinstance(answer, exceptions.RedisError):
+            raise translate(answer) from answer
+    return answers
+
+
+def _named(rows: Sequence[Any]) -> Iterator[tuple[str, list[bytes]]]:
+    for row in rows:
+        yield row[0].decode(), row[1]
+
+
+def _fields(flat: Sequence[bytes]) -> Fields:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _runs(ids: Sequence[str]) -> list[Sequence[str]]:

@@ -64,6 +64,12 @@ local function date(s, h, first)
   local pause = tonumber(h['until'] or 0)
   if pause > NOW then return pause end
   if pause > 0 then return NOW end -- a probe goes before the dates of retries
+  if h.wait == '1' and tonumber(first[2]) == 0 then
+    -- What failed comes before anything new.
+    local key = P .. 'waiting:' .. s
+    local failed = call('ZRANGEBYSCORE', key, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    if failed[1] then first = failed end
+  end
   return math.max(tonumber(first[2]), NOW)
 end
 

@@ -10,6 +10,7 @@ from typing import Any
 from evoflask.outbox import keys
 from evoflask.outbox.client import Outbox
 
+TOLD = b"told"
 _LEASE = """
 redis.call('DEL', KEYS[1] .. ':nothing')
 local holder = redis.call('GET', KEYS[1])
@@ -51,12 +52,20 @@ class Timetable:
         self._outbox = outbox
 
     def done(self, chore: str) -> None:
-        self._outbox.ask(lambda r: r.hset(keys.CHORES, chore, f"{time.time():.3f}"))
+        self._outbox.write("HSET", keys.CHORES, chore, f"{time.time():.3f}")
 
     def last_done(self) -> dict[str, float]:
         """When each chore was last done, Unix seconds."""
         rows: Any = self._outbox.ask(lambda r: r.hgetall(keys.CHORES))
-        return {name.decode(): float(at) for name, at in rows.items()}
+        return {name.decode(): float(at) for name, at in rows.items() if name != TOLD}
+
+    def told(self) -> str:
+        """What `tell` noted last: to which run of Redis all configuration was pushed."""
+        found: Any = self._outbox.ask(lambda r: r.hget(keys.CHORES, TOLD))
+        return found.decode() if found else ""
+
+    def tell(self, what: str) -> None:
+        self._outbox.ask(lambda r: r.hset(keys.CHORES, TOLD, what))
 
     def info(self, section: str) -> dict[str, Any]:
         found: dict[str, Any] = self._outbox.ask(lambda r: r.info(section))

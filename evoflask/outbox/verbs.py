@@ -296,6 +296,11 @@ def ring(partition: int, sinks: Sequence[str]) -> Call[list[str]]:
     return _call("ring", partition, sinks, _texts)
 
 
+def awake(partition: int, sinks: Sequence[str], seconds: float) -> Call[int]:
+    """Tell that these sinks are drained here, for so long; 0 seconds takes it back."""
+    return _call("awake", partition, (_ms(seconds), *sinks), int)
+
+
 # -- the clock's ----------------------------------------------------------------------------
 
 

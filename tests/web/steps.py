@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from evoflask import deadletters
 from evoflask.ids import random_id
@@ -23,6 +24,12 @@ def settle(outbox: Outbox, held: Held, how: Callable[[str, int], Ended], **facts
     """End each attempt of a hold in one way, and give the lane up."""
     ended = [how(member, tries) for member, tries in held.ids]
     outbox.run(verbs.settle(0, held.lane, held.token, ended, hold=0, facts=facts))
+
+
+def end_some(outbox: Outbox, how: Callable[[str, int], Ended], n: int) -> None:
+    """Of every lane that is due, end the first `n`."""
+    for held in take(outbox):
+        settle(outbox, replace(held, ids=held.ids[:n]), how)
 
 
 def end_all(outbox: Outbox, how: Callable[[str, int], Ended]) -> int:

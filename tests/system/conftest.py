@@ -1,0 +1,52 @@
+"""Houses, and receivers for what they deliver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evoflask.dev.receiver import Receiver
+from evoflask.dev.redis_server import find_binary
+from evoflask.errors import Misconfigured
+from tests.conftest import missing
+from tests.system.house import House
+
+MakeHouse = Callable[..., House]
+
+
+@pytest.fixture
+def make_house(tmp_path: Path) -> Iterator[MakeHouse]:
+    """Builds one with options: `make_house(workers=2, maxmemory="20mb")`."""
+    try:
+        find_binary()
+    except Misconfigured as error:
+        missing(str(error))
+    made: list[House] = []
+
+    def make(**options: Any) -> House:
+        folder = tmp_path / f"house{len(made)}"
+        folder.mkdir()
+        house = House(folder, **options)
+        made.append(house)
+        return house.__enter__()
+
+    yield make
+    for house in made:
+        house.close()
+        print(house.tail())  # noqa: T201 - pytest shows it where the test failed
+
+
+@pytest.fixture
+def house(make_house: MakeHouse) -> House:
+    """One web process, one worker, one clock."""
+    return make_house()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A destination in a process of its own."""
+    with Receiver() as made:
+        yield made

@@ -1,0 +1,139 @@
+"""An emit's envelope, and the order key that is picked out of its data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from evoflask import envelope
+from evoflask.envelope import Event
+from evoflask.errors import BadInput
+
+
+def parsed(data: str, **more: object) -> Event:
+    rest = "".join(f", {json.dumps(k)}: {json.dumps(v)}" for k, v in more.items())
+    return envelope.parse(f'{{"event": "CALL", "data": {data}{rest}}}'.encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["null", "true", "-0.0", "1E+2", '"\\u00e9\\ud83d\\ude00"', "[ ]", '{"a" :1 , "a":2}', '{"event":1,"event":2}'],
+)
+def test_data_stays_as_it_was_given_to_the_byte(data: str) -> None:
+    assert parsed(data).data == data.encode()
+
+
+def test_an_event_without_an_id_gets_one_and_one_with_an_id_keeps_it() -> None:
+    ours, theirs = parsed("1"), parsed("1", id="~!x")
+
+    assert (ours.given, theirs.given) == (False, True)
+    assert len(ours.id) == 36
+    assert theirs.id == "~!x"
+
+
+def test_what_is_said_beside_the_data_is_kept_where_it_was_said() -> None:
+    assert json.loads(parsed("1").meta) == {}
+    assert json.loads(parsed("1", sender="s", origin=None).meta) == {"sender": "s"}
+
+
+@pytest.mark.parametrize(
+    ("more", "local", "integration"),
+    [
+        ({}, True, None),
+        ({"local": False}, False, None),
+        ({"local": True, "integration": None}, True, None),
+        ({"integration": []}, True, frozenset()),
+        ({"integration": ["sqs", "sqs"]}, True, frozenset({"sqs"})),
+    ],
+    ids=str,
+)
+def test_restrictions_are_read_as_given(
+    more: dict[str, object], local: bool, integration: frozenset[str] | None
+) -> None:
+    event = parsed("1", **more)
+
+    assert (event.local, event.integration) == (local, integration)
+
+
+JID = "data.key.remoteJid"
+KEYS = [
+    # (data, path, key); None: the one key of those without
+    ('{"key": {"remoteJid": "1@s"}}', JID, b'"1@s"'),
+    ('{"x": [1, {"key": 2}], "key": {"b": 1, "remoteJid": "1@s"}}', JID, b'"1@s"'),
+    ('{"key": {"remoteJid": "1\\u0040s"}}', JID, b'"1@s"'),
+    ('{"key": {"remoteJid": 7}}', JID, b"7"),
+    ('{"key": {"remoteJid": {"a": 1}}}', JID, b'{"a": 1}'),
+    ('{"key": {"remoteJid": null}}', JID, None),
+    ('{"key": {}}', JID, None),
+    ('{"key": null}', JID, None),
+    ('{"key": "1@s"}', JID, None),
+    ('{"key": [1]}', JID, None),
+    ("[]", JID, None),
+    ("null", JID, None),
+    ('"x"', JID, None),
+    ('{"a b": 1}', "data.a b", b"1"),
+    ('{"a": {"b": {"c": {"d": "x"}}}}', "data.a.b.c.d", b'"x"'),
+    ('{"a": 1}', "data", b'{"a": 1}'),
+    ("1", "event", b"CALL"),
+    ("1", "sender", b"me"),
+    ("1", "other.path", None),
+    ('{"a": 1}', None, None),
+]
+
+
+@pytest.mark.parametrize(("data", "path", "key"), KEYS, ids=str)
+def test_the_order_key_is_the_value_at_its_path(
+    data: str, path: str | None, key: bytes | None
+) -> None:
+    assert envelope.order_key(parsed(data, sender="me"), path) == key
+
+
+@pytest.mark.parametrize("deep", [60, 500, 900])
+def test_deep_data_is_kept_or_refused_and_never_a_defect(deep: int) -> None:
+    data = "[" * deep + "]" * deep
+    try:
+        assert parsed(data).data == data.encode()
+    except BadInput as error:
+        assert error.messages == (envelope.TOO_DEEP,)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"event": "CALL", "event": "CALL", "data": 1}',
+        '{"data": {"a": 1}, "event": "CALL", "data": {"b": 1}}',
+        '{"event": "CALL", "data": ' + '"' + "x" * 200 + '"' + ', "sender": "a", "sender": "b"}',
+        '{"event": "CALL", "\\u0065vent": "CALL", "data": 1}',
+    ],
+)
+def test_a_key_of_the_envelope_that_is_there_twice_is_refused(body: str) -> None:
+    with pytest.raises(BadInput, match="twice"):
+        envelope.parse(body.encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"event": 1, "event": 2}',
+        '{"event": 1, "event": 2, "filler": "' + "x" * 100 + '"}',
+        '[{"data": 1, "data": 2}]',
+    ],
+)
+def test_what_data_holds_twice_is_the_callers_own_affair(data: str) -> None:
+    assert parsed(data).data == data.encode()
+
+
+def test_an_array_is_split_without_parsing_its_elements() -> None:
+    assert envelope.split(b' [ {"a" : 1} ,2, "x"] ') == [b'{"a" : 1}', b"2", b'"x"']
+
+
+def test_python_values_make_the_event_that_their_body_would() -> None:
+    event = envelope.of({"event": "call", "data": {"é": [1]}, "id": "x", "sender": None})
+
+    assert (event.name, event.id, json.loads(event.data)) == ("CALL", "x", {"é": [1]})
+
+
+def test_python_values_that_are_no_json_are_bad_input() -> None:
+    with pytest.raises(BadInput, match="data: is not JSON"):
+        envelope.of({"event": "CALL", "data": {1, 2}})
