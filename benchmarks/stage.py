@@ -152,7 +152,9 @@ def stage(**changes: object) -> Iterator[Stage]:
     """Everything, on loopback, gone afterwards."""
     with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
         home = Path(name)
-        with RedisServer(home / "redis", socket=home / "s", appendonly=True) as redis:
+        with RedisServer(
+            home / "redis", socket=home / "s", appendonly=True, maxmemory="8gb"
+        ) as redis:
             settings = replace(
                 Settings(),
                 home=home,

@@ -34,8 +34,15 @@ LANES = 100
 """Lanes or instances that one chore looks at, a tick and partition."""
 RELIEF = 0.7
 """Share of maxmemory above which retention gives way."""
-SHORT = 0.8
-"""Share of maxmemory above which heavy lanes give way."""
+SHORT = 0.78
+"""Share of maxmemory above which heavy lanes give way: before append, which adds its own size,
+begins to refuse them at 0.8, else they would be refused for ever just below it."""
+RELIEVED = 0.75
+"""Share of maxmemory at which they are left alone again."""
+HEAVY = 32
+"""Lanes that give way at once."""
+WRITING = 0.7
+"""Seconds a tick in which letters are written."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
 SINK_NAMES = [name for name in SINKS if name != "websocket"]
@@ -143,23 +150,32 @@ class Chores:
 
     def _relieve(self, partition: int) -> None:
         """Memory is short: the oldest of the heaviest lanes go to the letters, down to an
-        equal share, and a little at a time so that their letters keep up."""
-        if self._timetable.memory_share() < SHORT:
+        equal share of what has room. What gave way frees memory once its letter is written
+        and its entry has left retention: both are done before more gives way."""
+        if not self._timetable.excess(SHORT):
             return
-        for lane, weight, share in self._timetable.heaviest(partition, 10):
-            limit = Backlog(
-                1e9,
-                10**9,
-                max(share, weight * 3 // 4),
-                "memory is short, and more than a fair share waited here",
-            )
-            self._expire_lane(partition, lane, limit)
-            deadletters.bury(self._outbox, partition, lane)
+        end = time.monotonic() + WRITING
+        while time.monotonic() < end and (excess := self._timetable.excess(RELIEVED)):
+            self._trim(partition)
+            self._write_letters(partition, end)
+            heaviest = self._timetable.heaviest(partition, HEAVY, excess)
+            if not heaviest or time.monotonic() > end:
+                return
+            for lane, weight, share in heaviest:
+                limit = Backlog(
+                    1e9,
+                    10**9,
+                    max(share, weight * 3 // 4),
+                    "memory is short, and more than a fair share waited here",
+                )
+                self._expire_lane(partition, lane, limit)
 
     # -- what ended --------------------------------------------------------------------------
 
     def _bury(self, partition: int) -> None:
-        end = time.monotonic() + 0.7
+        self._write_letters(partition, time.monotonic() + WRITING)
+
+    def _write_letters(self, partition: int, end: float) -> None:
         for lane in self._timetable.graves(partition, LANES):
             while deadletters.bury(self._outbox, partition, lane) and time.monotonic() < end:
                 pass

@@ -29,13 +29,14 @@ from evoflask.delivery.chores import Chores
 from evoflask.delivery.held import Lane, Load, Policies, Station
 from evoflask.delivery.holds import Hold, Renewer
 from evoflask.delivery.lanes import Item
+from evoflask.delivery.reads import Reads, Wanted
 from evoflask.delivery.retry import Policy
 from evoflask.delivery.slots import Slot
 from evoflask.errors import DatabaseDown, Unavailable
 from evoflask.ids import random_id
 from evoflask.log import Repeats
 from evoflask.outbox import AsyncOutbox, Ended, Held, Settled, Want, connect_async, verbs
-from evoflask.outbox.members import at_of, size_of
+from evoflask.outbox.members import at_of
 from evoflask.outbox.verbs import Call
 from evoflask.settings import Settings
 from evoflask.sinks.base import Attempt, Delivery, Outcome
@@ -63,9 +64,6 @@ SETTLE_AFTER = 0.05
 """Seconds that an outcome waits for others of its lane."""
 SETTLE_MANY = 64
 """Lanes settled in one round trip."""
-READ_MANY = 256
-READ_BYTES = 4 * 1024 * 1024
-"""Bounds of one read of bodies; a single larger one is read alone."""
 AWAKE = 4.0
 """Seconds for which `awake` holds; told every second."""
 CACHE = 20_000
@@ -92,12 +90,14 @@ class Drain:
         self._nudge = asyncio.Event()
         self._read = asyncio.Event()
         self._settle = asyncio.Event()
-        self._to_read: deque[Lane] = deque()
+        self._reads = Reads()
         self._to_settle: deque[Lane] = deque()
         self._unsettled: deque[Lane] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flights: set[asyncio.Task[None]] = set()
         self._jobs = 0
+        self._admitting = 0
+        """Takes whose lanes wait for their rows."""
         self._stopping = False
         self._worked = 0.0
         self._offset = 0.0
@@ -222,8 +222,9 @@ class Drain:
         if not self._jobs or self._stopping:
             return False
         if self._alone:
-            return not self._lanes
-        return len(station.turns[True]) < TURNS and len(self._lanes) < HELD
+            return not self._lanes and not self._admitting
+        proven = len(station.turns[True]) + self._reads.waiting(proven=True)
+        return proven < TURNS and len(self._lanes) < HELD
 
     async def _take(self, station: Station, partition: int) -> int:
         seconds = self._settings.hold_seconds
@@ -257,9 +258,16 @@ class Drain:
             else:
                 missing.append(held)
         if missing:
+            self._admitting += 1
             self._background(self._admit_read(station, missing, end))
 
     async def _admit_read(self, station: Station, lanes: Sequence[Held], end: float) -> None:
+        try:
+            await self._admit_when_read(station, lanes, end)
+        finally:
+            self._admitting -= 1
+
+    async def _admit_when_read(self, station: Station, lanes: Sequence[Held], end: float) -> None:
         try:
             read = await self._rows([held.lane for held in lanes])
         except DatabaseDown as error:
@@ -340,45 +348,17 @@ class Drain:
                 raise
 
     def _want_read(self, lane: Lane) -> None:
-        if not lane.reading and not lane.gone:
-            lane.reading = True
-            self._to_read.append(lane)
+        if self._reads.add(lane):
             self._read.set()
 
-    def _collect(self) -> list[tuple[Lane, Item, Slot]]:
-        """What to read in the next round trip: a few items a lane, lanes in turn."""
-        batch: list[tuple[Lane, Item, Slot]] = []
-        size = 0
-        for _ in range(len(self._to_read)):
-            lane = self._to_read.popleft()
-            lane.reading = False
-            if lane.gone or lane.work.stopping:
-                continue
-            n = max(lane.ahead - lane.loaded, lane.work.room)
-            for item in lane.work.upcoming(n):
-                bytes_ = size_of(item.member)
-                slot = lane.station.slots.reserve(lane.quick, bytes_)
-                if slot is None:
-                    lane.reading = True
-                    self._to_read.append(lane)  # `_release` wakes the reader
-                    if lane.loaded and not lane.work.flying and not lane.work.ready:
-                        # A retry came before what was read, which has its room.
-                        self._drop_unstarted(lane)
-                        self._consider(lane)
-                    break
-                item.reading = True
-                lane.loaded += 1
-                batch.append((lane, item, slot))
-                size += bytes_
-                if size > READ_BYTES or len(batch) >= READ_MANY:
-                    if not lane.reading:
-                        lane.reading = True
-                        self._to_read.appendleft(lane)
-                    self._read.set()
-                    return batch
+    def _collect(self) -> list[Wanted]:
+        batch, crowded = self._reads.collect()
+        for lane in crowded:
+            self._drop_unstarted(lane)
+            self._consider(lane)
         return batch
 
-    async def _fetch(self, batch: list[tuple[Lane, Item, Slot]]) -> None:
+    async def _fetch(self, batch: list[Wanted]) -> None:
         by_lane: dict[Lane, list[str]] = {}
         for lane, item, _ in batch:
             by_lane.setdefault(lane, []).append(item.entry)
@@ -402,7 +382,7 @@ class Drain:
 
     def _release(self, lane: Lane, slot: Slot) -> None:
         lane.station.slots.release(slot)
-        if self._to_read:
+        if self._reads:
             self._read.set()
 
     # -- delivering --------------------------------------------------------------------------
@@ -657,6 +637,7 @@ class Drain:
             settings = (await self._rows([lane.held.lane])).get(lane.held.lane)
         except DatabaseDown as error:
             self._failures.tell("settings cannot be read", error)
+            lane.revision = ("", "")  # the next settle asks again
             return
         if settings is None or lane.gone:
             return
@@ -716,6 +697,9 @@ class Drain:
                 lane.work.exhausted = self._alone
                 lane.asked_at = now
                 self._consider(lane)
+            elif max(lane.sent, lane.asked_at) < again and not lane.queued:
+                # All that is under way takes long: the answer says what was changed meanwhile.
+                self._queue_settle(lane)
 
     async def _second_loop(self) -> None:
         await asyncio.sleep(1)

@@ -43,12 +43,16 @@ if #order > 0 then
   if max > 0 then
     local used = tonumber(string.match(info, 'used_memory:(%d+)')) + bytes
     if used > max * tonumber(ARGV[12]) then return { 'full', 'memory' } end
-    if used > max * tonumber(ARGV[11]) then
+    local excess = used - max * tonumber(ARGV[11])
+    if excess > 0 then
+      -- An equal share of what has room, not of what waits: lanes that all weigh the same
+      -- would else take turns in being below it, up to the hard share.
       local total = tonumber(call('GET', P .. 'weighing') or 0)
+      local room = math.max(total - excess, total / 2)
       local count = call('ZCARD', P .. 'weight')
       for _, s in ipairs(order) do
         local w = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
-        if w > 0 and w * count >= total then return { 'full', 'share' } end
+        if w > 0 and w * count >= room then return { 'full', 'share' } end
       end
     end
   end

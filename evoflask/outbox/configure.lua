@@ -41,9 +41,17 @@ local function set_aside(s, sink)
   out[#out + 1] = n
 end
 
-if c[3] then
-  for _, l in ipairs(cjson.decode(c[3])) do
-    if not keep[l[1]] then set_aside(l[1], l[2]) end
+-- A lane without a row is destroyed when its own database says so. Another database (an older
+-- one that was restored) may just not know it: then it is kept, taken off `due`, and the audit
+-- reports it.
+for _, l in ipairs(cjson.decode(c[3] or '[]')) do
+  if not keep[l[1]] then
+    if c[2] == epoch or deleted then
+      set_aside(l[1], l[2])
+    else
+      call('HSET', P .. 'lane:' .. l[1], 'on', 0, 'orphan', 1)
+      redate(l[1], lane(l[1]))
+    end
   end
 end
 if deleted then
@@ -63,6 +71,7 @@ for _, l in ipairs(lanes) do
   local s, sink = l[1], l[2]
   local key = P .. 'lane:' .. s
   local version = call('HGET', key, 'version')
+  call('HDEL', key, 'orphan')
   call('HSET', key, 'i', i, 'sink', sink, 'on', l[3], 'stop', l[4], 'wait', l[5], 'version', l[6])
   if version and tonumber(version) ~= tonumber(l[6]) then
     -- The subscription was changed: what failed may work now, so the pause ends and the

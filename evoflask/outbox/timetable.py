@@ -87,6 +87,12 @@ class Timetable:
         limit = int(memory.get("maxmemory") or 0)
         return int(memory["used_memory"]) / limit if limit else 0.0
 
+    def excess(self, share: float) -> int:
+        """Bytes in use beyond that share of maxmemory; 0 where there is no limit."""
+        memory = self.info("memory")
+        limit = int(memory.get("maxmemory") or 0)
+        return max(0, int(memory["used_memory"]) - int(limit * share)) if limit else 0
+
     def now(self) -> float:
         """Redis' clock, Unix seconds."""
         seconds, micros = self._outbox.ask(lambda r: r.time())
@@ -120,15 +126,16 @@ class Timetable:
             for p in self._outbox.partitions(0)
         )
 
-    def heaviest(self, partition: int, n: int) -> list[tuple[str, int, int]]:
-        """(lane, bytes waiting, an equal share of all that waits), heaviest first; only lanes
-        that weigh at least their share."""
+    def heaviest(self, partition: int, n: int, excess: int) -> list[tuple[str, int, int]]:
+        """(lane, bytes waiting, its share), heaviest first; only lanes that weigh more than
+        their share: an equal one of what waits without those `excess` bytes, which is at
+        least half of it."""
         key = keys.of(partition, "weight")
         rows: Any = self._outbox.ask(lambda r: r.zrevrange(key, 0, n - 1, withscores=True))
         count: Any = self._outbox.ask(lambda r: r.zcard(key))
-        total: Any = self._outbox.ask(lambda r: r.get(keys.of(partition, "weighing")))
-        share = int(total or 0) // max(1, int(count))
-        return [(lane.decode(), int(w), share) for lane, w in rows if w >= share]
+        total = int(self._outbox.ask(lambda r: r.get(keys.of(partition, "weighing"))) or 0)
+        share = max(total - excess, total // 2) // max(1, int(count))
+        return [(lane.decode(), int(w), share) for lane, w in rows if w > share]
 
     def _range(self, key: str, until: float, n: int) -> list[str]:
         rows: Any = self._outbox.ask(lambda r: r.zrangebyscore(key, "-inf", until, start=0, num=n))

@@ -14,6 +14,9 @@ from tests.system.house import House
 
 ROWS = 50
 """Rows of one statement."""
+PIECE = 100
+PIECE_BYTES = 1024 * 1024
+"""Events and bytes of one append."""
 
 
 class Tenants:
@@ -42,16 +45,21 @@ class Tenants:
         configuration.push_all(self._house.outbox)
 
     def fill(self, name: str, bodies: Iterable[tuple[str, bytes]]) -> list[str]:
-        """Accept events, each (order key, data), in appends of a hundred; their ids."""
-        entries = [self._entry(name, key, data) for key, data in bodies]
+        """Accept events, each (order key, data), some in one append; their ids."""
         revision = Instance.get(Instance.outbox == self.outboxes[name]).revision
-        for at in range(0, len(entries), 100):
-            piece = entries[at : at + 100]
-            call = verbs.append(
-                0, self.outboxes[name], revision, models.epoch(), piece, verbs.Limits()
-            )
-            assert self._house.outbox.run(call).status == "ok"
-        return [entry.id for entry in entries]
+        ids: list[str] = []
+        piece: list[NewEntry] = []
+        for key, data in bodies:
+            piece.append(self._entry(name, key, data))
+            if len(piece) == PIECE or sum(entry.size for entry in piece) > PIECE_BYTES:
+                ids += self._append(name, revision, piece)
+                piece = []
+        return ids + self._append(name, revision, piece)
+
+    def _append(self, name: str, revision: int, piece: list[NewEntry]) -> list[str]:
+        call = verbs.append(0, self.outboxes[name], revision, models.epoch(), piece, verbs.Limits())
+        assert self._house.outbox.run(call).status == "ok"
+        return [entry.id for entry in piece]
 
     def _entry(self, name: str, key: str, data: bytes) -> NewEntry:
         to = ((self.lanes[name], key_hash(b'"%s"' % key.encode())),)

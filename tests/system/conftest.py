@@ -36,7 +36,7 @@ def make_house(tmp_path: Path) -> Iterator[MakeHouse]:
     yield make
     for house in made:
         house.close()
-        print(house.tail())  # noqa: T201 - pytest shows it where the test failed
+        print(house.tail())  # pytest shows it where the test failed
 
 
 @pytest.fixture

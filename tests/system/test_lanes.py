@@ -153,3 +153,21 @@ def test_a_concurrency_of_one_keeps_total_order(
 
     house.wait_quiet()
     assert receiver.ids() == ids
+
+
+def test_a_url_that_is_mended_while_an_event_hangs_is_used_for_that_one_too(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    house = make_house(retry_schedule="600")
+    client = house.client()
+    client.create("a")
+    client.subscribe("a", "crm", receiver.url("/hang"), timeout=4)
+    ids = [client.emit("a", data=message(n)).json()["id"] for n in range(20)]
+    receiver.wait_for(1)
+
+    client.change("a", "crm", url=receiver.url("/mended"))
+
+    house.wait_quiet(30)
+    arrived = [(one.path, one.id) for one in receiver.received()]
+    assert arrived[0] == ("/hang", ids[0])
+    assert sorted(arrived[1:]) == sorted(("/mended", id) for id in ids)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ def body(tenant: int, n: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def full(make_house: MakeHouse, receiver: Receiver) -> Iterator[tuple[House, Ledger]]:
+def full(make_house: MakeHouse, receiver: Receiver) -> tuple[House, Ledger]:
     """All of it accepted and delivered."""
     house = make_house(web=2, workers=2)
     ledger = Ledger()
@@ -33,7 +32,7 @@ def full(make_house: MakeHouse, receiver: Receiver) -> Iterator[tuple[House, Led
     lanes = [range(first, TENANTS, 4) for first in range(4)]
     Threads([lambda mine=mine: pour(house.client(), ledger, mine) for mine in lanes]).join()
     house.wait_quiet()
-    yield house, ledger
+    return house, ledger
 
 
 def pour(client: Client, ledger: Ledger, tenants: range) -> None:
@@ -67,14 +66,11 @@ def test_each_of_ten_thousand_events_arrives_in_order_with_its_id_and_the_books_
 
 
 @pytest.mark.parametrize("tamper", ["a counter", "an entry that waits", "an entry that is gone"])
-def test_the_audit_says_what_was_tampered_with(
-    house: House, receiver: Receiver, tamper: str
-) -> None:
+def test_the_audit_says_what_was_tampered_with(make_house: MakeHouse, tamper: str) -> None:
+    house: House = make_house(workers=0)
     client = house.client()
     client.create("a")
-    client.set_webhook("a", receiver.url("/a"), enabled=False)
-    client.set_webhook("a", receiver.url("/a"), enabled=True)
-    client.change("a", "webhook", enabled=False)
+    client.set_webhook("a", "http://127.0.0.1:1/nobody-delivers")
     assert client.emit("a", data=message(1)).status_code == 202
     assert house.audit()[0] == 0
     lane = house.lane("a").lane
@@ -90,4 +86,4 @@ def test_the_audit_says_what_was_tampered_with(
 
     status, said = house.audit()
     assert status != 0, said
-    assert lane in said or "a" in said.split()
+    assert "a/webhook" in said.split()

@@ -61,8 +61,7 @@ def pour(house: House, ledger: Ledger, tenant: int, ended: threading.Event) -> l
     return refused
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(120)
 def test_a_rolling_restart_of_each_kind_under_traffic_loses_and_refuses_nothing(
     platform: Platform, receiver: Receiver
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from evoflask.dev.process import wait_for
+from evoflask.dev.process import free_port, wait_for
 from evoflask.dev.receiver import Receiver
 from tests.system.conftest import MakeHouse
 from tests.system.house import Client, House, Threads, message
@@ -160,16 +160,35 @@ def test_what_was_delivered_frees_a_full_redis(make_house: MakeHouse, receiver: 
     house: House = make_house(maxmemory="32mb", retry_schedule="600,600,600")
     client = house.client()
     client.create("a")
-    client.set_webhook("a", receiver.url("/hang"), events=["MESSAGES_UPSERT"])
+    client.subscribe("a", "dead", receiver.url("/hang"), timeout=8)
     fill(client, "a", 5000)
 
-    client.set_webhook("a", receiver.url("/mended"))
+    client.change("a", "dead", url=receiver.url("/mended"))
 
     wait_for(lambda: client.emit("a", data=message(-1)).status_code == 202, 60)
     house.wait_quiet(60)
-    view = house.lane("a")
+    view = house.lane("a", "dead")
     assert view.count("delivered") + view.count("dead") == view.count("routed")
     assert view.count("dead") == house.query("SELECT count(*) FROM dead_letter")[0][0]
     assert view.off == 0
     # What was delivered and is kept for resume gives way too.
     wait_for(lambda: house.raw.info("memory")["used_memory"] < 22_000_000, 60)
+
+
+def test_without_the_redis_of_rq_events_are_delivered_and_letters_written_all_the_same(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    house = make_house(rq_redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    client = house.client()
+    client.create("a")
+    client.set_webhook("a", receiver.url("/a"))
+    client.subscribe("a", "refusing", receiver.url("/status/410"))
+
+    # Nobody can ring, so a worker looks by itself: first when it starts, then now and then.
+    for n in range(3):
+        ids = {client.emit("a", data=message(n)).json()["id"] for _ in range(20)}
+        house.wait_quiet(40)
+        assert ids <= {one.id for one in receiver.received() if one.path == "/a"}
+
+    assert house.query("SELECT count(*) FROM dead_letter") == [(60,)]
+    assert house.off() == {}

@@ -15,9 +15,7 @@ def member(n: int, key: str = "a") -> str:
     return f"{n:013}-0000000000:10:{key}"
 
 
-def held(
-    ids: Sequence[tuple[str, int]], *, proven: bool = True, probe: bool = False
-) -> Held:
+def held(ids: Sequence[tuple[str, int]], *, proven: bool = True, probe: bool = False) -> Held:
     return Held(0, "lane", "token", "outbox", ("1", "e"), probe, proven, {}, ids)
 
 

@@ -16,7 +16,9 @@ def filled(count: int, *, proven: bool = True, quick: int = 4, slow: int = 3) ->
     return slots
 
 
-def run(slots: Slots, owner: object, *, proven: bool = True, size: int = 10, now: float = 0) -> Slot:
+def run(
+    slots: Slots, owner: object, *, proven: bool = True, size: int = 10, now: float = 0
+) -> Slot:
     slot = slots.reserve(proven, size)
     assert slot is not None
     slots.run(slot, owner, proven, now)
@@ -33,11 +35,15 @@ def test_a_full_pool_leaves_the_other_one_free(proven: bool, other: bool) -> Non
 
 @pytest.mark.parametrize(
     ("taken", "size", "fits"),
-    [(0, 1, True), (0, 500 * MB, True), (9 * MB, MB, True), (9 * MB, MB + 1, False), (1, 10 * MB, False)],
+    [
+        (0, 1, True),
+        (0, 500 * MB, True),
+        (9 * MB, MB, True),
+        (9 * MB, MB + 1, False),
+        (1, 10 * MB, False),
+    ],
 )
-def test_bytes_are_bounded_and_one_body_is_always_let_in(
-    taken: int, size: int, fits: bool
-) -> None:
+def test_bytes_are_bounded_and_one_body_is_always_let_in(taken: int, size: int, fits: bool) -> None:
     slots = Slots(4, 4, 40 * MB)
     if taken:
         assert slots.reserve(True, taken) is not None

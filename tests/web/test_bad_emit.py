@@ -18,6 +18,12 @@ NDJSON = "application/x-ndjson"
 EMIT = "/event/emit/a"
 GOOD = {"event": "CALL", "data": {}}
 DEEP = 20_000
+NOBODY = "/event/emit/nobody"
+FORM = "application/x-www-form-urlencoded"
+LONG = b'{"event": "CALL", "data": "' + b"x" * 70_000 + b'"}'
+TWICE = b'{"event":"CALL","d\\u0061ta":1,"data":2}'
+ARRAY_LINE = b'[{"event":"CALL","data":1}]\n'
+NONE = "None of the events"
 
 
 @dataclass(frozen=True)
@@ -74,15 +80,15 @@ CASES = [
     raw("surrogate bytes", b'{"event": "CALL", "data": "\xed\xa0\x80"}', "not UTF-8"),
     raw("a key twice", b'{"event": "CALL", "event": "CALL", "data": 1}', 'the key "event" twice'),
     raw("data twice", b'{"event": "CALL", "data": 1, "data": 2}', 'the key "data" twice'),
-    raw("an escaped key twice", b'{"event":"CALL","d\\u0061ta":1,"data":2}', 'the key "data" twice'),
+    raw("an escaped key twice", TWICE, 'the key "data" twice'),
     raw("local twice", b'{"local":true,"event":"CALL","data":{},"local":false}', "twice"),
-    raw("oversized", b'{"event": "CALL", "data": "' + b"x" * 70_000 + b'"}', "larger than", status=413),
+    raw("oversized", LONG, "larger than", status=413),
     raw("oversized lines", b"x" * 70_000, "larger than", status=413, content_type=NDJSON),
     raw("too many", b"[" + b"1," * 60 + b"1]", "more than 50 events", status=413),
     # types and encodings
     raw("no type", b'{"event": "CALL", "data": 1}', "Content-Type must be", content_type=""),
     raw("text", b'{"event": "CALL", "data": 1}', "Content-Type must be", content_type="text/plain"),
-    raw("a form", b"event=CALL", "Content-Type must be", content_type="application/x-www-form-urlencoded"),
+    raw("a form", b"event=CALL", "Content-Type must be", content_type=FORM),
     raw("another charset", b"{}", "must be UTF-8", content_type="application/json; charset=utf-16"),
     raw("gzip", b"\x1f\x8b", "Content-Encoding", headers={"Content-Encoding": "gzip"}),
     # fields
@@ -123,9 +129,9 @@ CASES = [
     Case("array of arrays", [[GOOD]], "None of the events"),
     Case("array of null", [None], "None of the events"),
     raw("lines of nonsense", b"a\nb\n{}\n", "None of the events", content_type=NDJSON),
-    raw("a line of an array", b'[{"event":"CALL","data":1}]\n', "None of the events", content_type=NDJSON),
+    raw("a line of an array", ARRAY_LINE, NONE, content_type=NDJSON),
     # routes
-    Case("unknown instance", GOOD, "does not exist", 404, "/event/emit/nobody"),
+    Case("unknown instance", GOOD, "does not exist", 404, NOBODY),
     Case("hostile instance", GOOD, "does not exist", 404, "/event/emit/%00%0a"),
     Case("long instance", GOOD, "does not exist", 404, "/event/emit/" + "a" * 3000),
     Case("another case of the name", GOOD, "does not exist", 404, "/event/emit/A"),
@@ -133,7 +139,7 @@ CASES = [
     Case("no key", GOOD, "Unauthorized", 401, headers={"apikey": ""}),
     Case("wrong key", GOOD, "Unauthorized", 401, headers={"apikey": "wrong"}),
     Case("wrong key, bad body", b"x", "Unauthorized", 401, headers={"apikey": "wrong"}),
-    Case("wrong key, no instance", GOOD, "Unauthorized", 401, "/event/emit/nobody", headers={"apikey": "w"}),
+    Case("wrong key, no instance", GOOD, "Unauthorized", 401, NOBODY, headers={"apikey": "w"}),
 ]  # fmt: skip
 
 

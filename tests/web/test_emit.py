@@ -216,7 +216,9 @@ def test_the_last_line_may_end_as_it_likes(client: FlaskClient, instance: str, e
     assert answer.get_json()["accepted"] == 2
 
 
-def test_an_empty_batch_is_202_with_nothing(call: Request, client: FlaskClient, instance: str) -> None:
+def test_an_empty_batch_is_202_with_nothing(
+    call: Request, client: FlaskClient, instance: str
+) -> None:
     empty = {"accepted": 0, "rejected": 0, "results": []}
 
     assert call("POST", EMIT, []).get_json() == empty

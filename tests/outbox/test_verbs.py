@@ -1,0 +1,150 @@
+"""Single verbs, where a schedule of the model does not come by."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import redis
+
+from evoflask.outbox import LaneConfig, Limits, NewEntry, Outbox, keys, verbs
+from evoflask.outbox.verbs import Ended
+
+HOOK = LaneConfig("s1", "webhook", True)
+
+
+@pytest.fixture
+def outbox(redis_client: redis.Redis) -> Outbox:
+    """An instance `i1` with one lane, `s1`."""
+    box = Outbox(redis_client)
+    box.run(verbs.configure(0, "i1", 1, "e1", [HOOK]))
+    return box
+
+
+def entry(n: int, *, given: bool = False, data: bytes = b"{}") -> NewEntry:
+    return NewEntry(f"id{n}", given, "CALL", b"{}", data, (("s1", "-"),))
+
+
+def append(outbox: Outbox, *entries: NewEntry, **limits: float) -> verbs.Appended:
+    return outbox.run(verbs.append(0, "i1", 1, "e1", entries, Limits(**limits)))  # type: ignore[arg-type]
+
+
+def test_every_key_that_a_script_names_is_in_the_drawing() -> None:
+    named = set()
+    for name in ("append", "take", "settle", "renew", "bury", "trim", "expire", "configure"):
+        named |= set(re.findall(r"P \.\. \(?'([a-z]+)[:']", verbs.script(name).text))
+
+    drawn = set(re.findall(r"evo:\{pN\}:([a-z]+)", keys.__doc__ or ""))
+    assert named - {"nothing"} <= drawn
+
+
+def test_a_restored_database_that_does_not_know_a_lane_keeps_it(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, entry(1))
+
+    answer = outbox.run(verbs.configure(0, "i1", 1, "another-epoch", []))
+
+    assert answer.discarded == {}
+    assert outbox.run(verbs.look(0, ["s1"]))[0].waiting == 1
+    assert outbox.run(verbs.take(0, "webhook", "t", hold=5, lanes=1, ids=1)).lanes == []
+    again = verbs.configure(0, "i1", 2, "another-epoch", [HOOK])
+    outbox.run(again)
+    assert len(outbox.run(verbs.take(0, "webhook", "t2", hold=5, lanes=1, ids=1)).lanes) == 1
+
+
+def test_a_subscription_that_was_changed_need_not_wait_for_its_pause_or_its_retries(
+    outbox: Outbox,
+) -> None:
+    append(outbox, entry(1))
+    (held,) = outbox.run(verbs.take(0, "webhook", "t", hold=5, lanes=1, ids=1)).lanes
+    failed = Ended("r", held.ids[0][0], 1, delay=3600)
+    facts: dict[str, str | int] = {"until": 9_999_999_999_999, "failures": 5}
+    outbox.run(verbs.settle(0, "s1", held.token, [failed], hold=0, facts=facts))
+    assert outbox.run(verbs.take(0, "webhook", "t2", hold=5, lanes=1, ids=1)).lanes == []
+
+    changed = LaneConfig("s1", "webhook", True, version=1)
+    outbox.run(verbs.configure(0, "i1", 2, "e1", [changed]))
+
+    (held,) = outbox.run(verbs.take(0, "webhook", "t3", hold=5, lanes=1, ids=1)).lanes
+    assert held.ids == [(failed.member, 1)]
+
+
+def test_a_lane_that_waits_for_what_failed_is_not_looked_at_before(outbox: Outbox) -> None:
+    outbox.run(verbs.configure(0, "i1", 1, "e1", [LaneConfig("s1", "webhook", True, wait=True)]))
+    append(outbox, entry(1), entry(2))
+    (held,) = outbox.run(verbs.take(0, "webhook", "t", hold=5, lanes=1, ids=1)).lanes
+
+    failed = Ended("r", held.ids[0][0], 1, delay=3600)
+    answer = outbox.run(verbs.settle(0, "s1", held.token, [failed], hold=0))
+
+    assert not answer.due
+    assert outbox.run(verbs.take(0, "webhook", "t2", hold=5, lanes=1, ids=2)).lanes == []
+
+
+def test_a_holder_that_ran_out_of_ids_is_told_once(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, entry(1))
+    listening = redis_client.pubsub(ignore_subscribe_messages=True)
+    listening.subscribe("evo:{p0}:wake")
+    listening.get_message(timeout=1)
+    outbox.run(verbs.take(0, "webhook", "t", hold=5, lanes=1, ids=10))
+
+    append(outbox, entry(2))
+    append(outbox, entry(3))
+
+    messages = [listening.get_message(timeout=0.2) for _ in range(3)]
+    assert [m["data"] for m in messages if m] == [b"webhook s1"]
+
+
+def test_what_is_beyond_the_window_of_ids_is_forgotten_oldest_first(outbox: Outbox) -> None:
+    append(outbox, *(entry(n, given=True) for n in range(5)), seen_ids=3)
+
+    answer = append(outbox, entry(0, given=True), entry(4, given=True), seen_ids=3)
+
+    assert answer.duplicates == {1}
+
+
+def test_a_full_redis_refuses_an_append_whole_and_lets_the_backlog_go(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    body = b'"%s"' % (b"x" * 20_000)
+    for n in range(0, 50, 10):
+        append(outbox, *(entry(k, data=body) for k in range(n, n + 10)), retain_entries=0)
+    used = redis_client.info("memory")["used_memory"]
+    redis_client.config_set("maxmemory", used)
+    try:
+        refused = append(outbox, entry(99, data=body))
+        assert (refused.status, refused.full) == ("full", "memory")
+        for token in ("first", "rest"):  # a lane without a success gives out two
+            (held,) = outbox.run(verbs.take(0, "webhook", token, hold=5, lanes=1, ids=60)).lanes
+            assert outbox.run(verbs.renew(0, [("s1", held.token)], hold=5)) == []
+            ended = [Ended("d", member, 1) for member, _ in held.ids]
+            answer = outbox.run(verbs.settle(0, "s1", held.token, ended, hold=0))
+            assert answer.applied == len(ended)
+        while outbox.run(verbs.trim(0, "i1", entries=0, seconds=0, n=100))[0]:
+            pass
+    finally:
+        redis_client.config_set("maxmemory", "1gb")
+
+    assert outbox.run(verbs.look(0, ["s1"]))[0].waiting == 0
+    assert redis_client.info("memory")["used_memory"] < used - 40 * 20_000
+
+
+def test_of_two_lanes_the_heavy_one_is_refused_when_memory_is_short(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    outbox.run(verbs.configure(0, "i2", 1, "e1", [LaneConfig("s2", "webhook", True)]))
+    light = NewEntry("light", False, "CALL", b"{}", b"{}", (("s2", "-"),))
+    append(outbox, *(entry(n, data=b'"%s"' % (b"x" * 20_000)) for n in range(50)))
+    used = redis_client.info("memory")["used_memory"]
+    redis_client.config_set("maxmemory", int(used / 0.9))
+    try:
+        refused = append(outbox, entry(99))
+        accepted = outbox.run(verbs.append(0, "i2", 1, "e1", [light], Limits()))
+    finally:
+        redis_client.config_set("maxmemory", "1gb")
+
+    assert (refused.status, refused.full) == ("full", "share")
+    assert accepted.status == "ok"
