@@ -1,9 +1,10 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format docs bench clean
+.PHONY: help run run-all test test-slow lint format docs bench clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
+SERVERS := .venv/servers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST_ARGS ?=
 
@@ -14,13 +15,20 @@ $(STAMP): requirements.txt requirements-dev.txt scripts/prepare
 	@scripts/prepare
 	@touch $@
 
+$(SERVERS): $(STAMP) evoflask/dev/soketi/package-lock.json
+	@scripts/prepare servers
+	@touch $@
+
 run: $(STAMP) ## Start everything on this machine: PORT (8080), EVOFLASK_HOME (var)
 	@exec $(BIN)/python -m evoflask.dev --with-parent
 
-test: $(STAMP) lint ## Lint, types, floors, and the tests with real servers
+run-all: $(SERVERS) ## The same with RabbitMQ, NATS, SQS and Pusher beside it, and a demonstration instance
+	@exec $(BIN)/python -m evoflask.dev --with-parent --all
+
+test: $(SERVERS) lint ## Lint, types, floors, and the tests with real servers
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(STAMP) ## Faults, isolation, many schedules
+test-slow: $(SERVERS) ## Faults, isolation, many schedules
 	$(BIN)/pytest -m slow --timeout 1800 $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
@@ -36,7 +44,7 @@ format: $(STAMP) ## Format the code
 docs: $(STAMP) ## Write what is generated from the code
 	$(BIN)/python -m evoflask.settings > docs/settings.md
 
-bench: $(STAMP) ## Cost per event, beside a bare loop on the same machine
+bench: $(SERVERS) ## Cost per event, beside a bare loop on the same machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove the tools and their caches; the embedded data in var stay

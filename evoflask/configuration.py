@@ -27,7 +27,6 @@ from evoflask.errors import (
     Conflict,
     DatabaseDown,
     NameTaken,
-    NotBuilt,
     NotFound,
     OutboxDown,
     Unavailable,
@@ -356,7 +355,7 @@ class Configuration:
     def create(self, new: NewInstance) -> Created:
         """A new instance with the sinks of its body.
 
-        Raises `NameTaken`, `BadInput`, `NotBuilt`, `Unavailable`; nothing is kept then. The
+        Raises `NameTaken`, `BadInput`, `Unavailable`; nothing is kept then. The
         token cannot be shown again, so an instance whose push failed is taken back.
         """
         token = new.token or str(uuid.uuid4()).upper()
@@ -386,7 +385,7 @@ class Configuration:
         """Set the subscriptions that have their sinks' names, all of them or none.
 
         `enabled`: what a subscription is that says nothing about it, the first time. Returns
-        the instance as stored. Raises `NotFound`, `BadInput`, `NotBuilt`, `Unavailable`.
+        the instance as stored. Raises `NotFound`, `BadInput`, `Unavailable`.
         """
         with self._changing(name) as change:
             self._store(change.row, patches, enabled)
@@ -482,19 +481,20 @@ class Configuration:
             old = stored.get(name)
             try:
                 merged[name] = schemas.merge(patch, fields_of(old) if old else None, enabled)
+                self._check_server(patch, merged[name])
                 self._check_address(patch, merged[name])
             except BadInput as error:
                 faults += error.messages
         if faults:
             raise BadInput(*faults)
         for name, patch in patches.items():
-            if merged[name]["enabled"] and not sinks.built(patch.sink):
-                raise NotBuilt(
-                    f"{patch.sink}: This sink cannot be enabled yet; "
-                    'with "enabled": false its configuration is stored.'
-                )
-        for name, patch in patches.items():
             _write(row, name, patch.sink, merged[name], stored.get(name))
+
+    def _check_server(self, patch: Patch, merged: Mapping[str, Any]) -> None:
+        variable = sinks.lacks(patch.sink, self._settings) if merged["enabled"] else ""
+        if variable:
+            at = f"{patch.at}.enabled" if patch.at else "enabled"
+            raise BadInput(f"{at}: {variable} is not set on the server, so there is none.")
 
     def _check_address(self, patch: Patch, merged: Mapping[str, Any]) -> None:
         """Names are looked up when they are used; an address that is written out says it now."""

@@ -7,7 +7,6 @@
     ├── Conflict            409  the thing is in a state that forbids it
     ├── NameTaken           403  the name of an instance is in use (Evolution API's status)
     ├── TooLarge            413  body or batch over its limit
-    ├── NotBuilt            501  the sink is stored and validated, not delivered yet
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
     │   ├── OutboxDown           Redis cannot be reached, or refuses
     │   ├── OutboxFull           memory is short
@@ -56,10 +55,6 @@ class NameTaken(EvoflaskError):
 
 class TooLarge(EvoflaskError):
     status = 413
-
-
-class NotBuilt(EvoflaskError):
-    status = 501
 
 
 class Unavailable(EvoflaskError):

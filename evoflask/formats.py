@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import base64
 import functools
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import ClassVar, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -66,6 +67,26 @@ class Format(abc.ABC):
     def path(self, event: str) -> str:
         """What `byEvents` adds to a webhook's path, without a slash."""
 
+    @abc.abstractmethod
+    def routing_key(self, event: str) -> str:
+        """What RabbitMQ's topic exchange routes by. Dots part its words."""
+
+    @abc.abstractmethod
+    def subject(self, template: str, event: str) -> str:
+        """NATS' subject: the subscription's, with `{instance}` and `{event}` filled in."""
+
+    @abc.abstractmethod
+    def attributes(self, event: str) -> Mapping[str, str]:
+        """SQS' message attributes."""
+
+    @abc.abstractmethod
+    def channel(self) -> str:
+        """Pusher's channel."""
+
+    @abc.abstractmethod
+    def event_name(self, event: str) -> str:
+        """Pusher's name of an event."""
+
 
 class Standard(Format):
     """The project's own: `{event, instance, data, timestamp, sender, id}`, and for webhooks
@@ -83,6 +104,8 @@ class Standard(Format):
             instance, server_version=server_version, server_url=server_url, base64=base64
         )
         self._middle = b',"instance":' + orjson.dumps(instance) + b',"data":'
+        # An instance is one word of a routing key or subject, whatever its name.
+        self._word = instance.replace(".", "_")
         # Of the last event: senders and servers hardly change within an instance.
         self._tail_of: tuple[str | None, str | None] | None = None
         self._tail = b""
@@ -111,6 +134,21 @@ class Standard(Format):
 
     def path(self, event: str) -> str:
         return event.lower()
+
+    def routing_key(self, event: str) -> str:
+        return f"evolution.{self._word}.{event.lower()}"
+
+    def subject(self, template: str, event: str) -> str:
+        return template.replace("{instance}", self._word).replace("{event}", event.lower())
+
+    def attributes(self, event: str) -> Mapping[str, str]:
+        return {"event": event, "instance": self._instance}
+
+    def channel(self) -> str:
+        return self._instance
+
+    def event_name(self, event: str) -> str:
+        return event
 
     def _make_tail(self, sender: str | None, server_url: str | None) -> bytes:
         parts = [b',"sender":', orjson.dumps(sender)]

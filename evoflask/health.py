@@ -20,7 +20,7 @@ from evoflask.outbox import Outbox, connect, totals
 from evoflask.outbox.timetable import Timetable
 from evoflask.outbox.totals import Server
 from evoflask.settings import Settings
-from evoflask.sinks import SINKS, built
+from evoflask.sinks import SINKS, delivering
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def _bells(settings: Settings) -> Part:
             "some seconds later."
         )
         return Part("bells", WARNING, words)
-    deaf = [name for name in SINKS if built(name) and not heard.get(name)]
+    deaf = [name for name in delivering() if not heard.get(name)]
     facts = {"listeners": heard}
     if deaf:
         words = f"No worker listens for {', '.join(deaf)}: what is routed there waits."

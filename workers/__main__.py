@@ -1,4 +1,4 @@
-"""`python -m workers [sink ...]`: a worker for these sinks, or for all that are built.
+"""`python -m workers [sink ...]`: a worker for these sinks, or for all that have lanes.
 
 Non-forking: the loop and its connections outlive the jobs. SIGTERM or SIGINT ends it with
 status 0 within 25 seconds; a second one at once.
@@ -39,13 +39,13 @@ def _allow_files() -> None:
 
 
 def serve(names: Sequence[str]) -> list[str]:
-    """The sinks to serve. Raises `Misconfigured` for one that is not built."""
-    built = [name for name in sinks.SINKS if sinks.built(name)]
+    """The sinks to serve. Raises `Misconfigured` for one that has no lanes."""
+    lanes = sinks.delivering()
     for name in names:
-        if name not in built:
-            known = ", ".join(built)
+        if name not in lanes:
+            known = ", ".join(lanes)
             raise Misconfigured(f"There is no sink {name!r} to work for; there are: {known}.")
-    return list(names) or built
+    return list(names) or lanes
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import random
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import orjson
@@ -129,7 +129,7 @@ class Drain:
         self._outbox = AsyncOutbox(connect_async(self._settings.redis_url))
         await self._find_partitions()
         self._stations = {
-            name: Station(name, sinks.load(name)(self._settings), self._settings)  # type: ignore[call-arg]
+            name: Station(name, sinks.load(name)(self._settings), self._settings)
             for name in self._served
         }
         self._renewer = Renewer(
@@ -415,9 +415,19 @@ class Drain:
         self._start(lane.station)
 
     def _start(self, station: Station) -> None:
-        """Put deliveries under way, a lane a turn, the proven first."""
+        """Put deliveries under way; those that can share a call at the end of this turn of
+        the loop, when all that ended in it has made room."""
+        if station.sink.batch_size == 1:
+            self._put_under_way(station)
+        elif not station.gathering:
+            station.gathering = True
+            self._loop.call_soon(self._put_under_way, station)
+
+    def _put_under_way(self, station: Station) -> None:
+        """A lane a turn, the proven first."""
+        station.gathering = False
         now = time.monotonic()
-        batch: list[tuple[Lane, Item]] = []
+        batches: dict[Hashable, list[tuple[Lane, Item]]] = {}
         for quick in (True, False):
             turns, pool = station.turns[quick], station.slots.pool(quick)
             while turns and pool.free and (quick or station.started < ABREAST):
@@ -438,14 +448,28 @@ class Drain:
                 station.slots.run(load.slot, lane, quick, now)
                 if not quick:
                     self._count_start(station)
-                if self._unsendable(lane, item, load):
-                    continue
-                batch.append((lane, item))
-                if len(batch) >= station.sink.batch_size:
-                    self._launch(station, batch)
-                    batch = []
-        if batch:
+                if not self._unsendable(lane, item, load):
+                    self._add(station, batches, lane, item)
+        for batch in batches.values():
             self._launch(station, batch)
+
+    def _add(
+        self,
+        station: Station,
+        batches: dict[Hashable, list[tuple[Lane, Item]]],
+        lane: Lane,
+        item: Item,
+    ) -> None:
+        """To the call that it can share; a full one goes."""
+        if station.sink.batch_size == 1:
+            self._launch(station, [(lane, item)])
+            return
+        delivery = item.load.delivery  # type: ignore[attr-defined]
+        key = station.sink.batch_key(delivery.target)
+        batch = batches.setdefault(key, [])
+        batch.append((lane, item))
+        if len(batch) >= station.sink.batch_size:
+            self._launch(station, batches.pop(key))
 
     def _count_start(self, station: Station) -> None:
         if not station.started:

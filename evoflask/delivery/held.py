@@ -52,6 +52,8 @@ class Station:
         self.flight_free = False
         """The delivery that just ended can carry the next batch: no new task is made."""
         self.next_batch: list[tuple[Lane, Item]] | None = None
+        self.gathering = False
+        """What can start waits for the end of this turn of the loop, to share calls."""
 
 
 class Lane:

@@ -127,6 +127,11 @@ class Process:
         if self.alive:
             os.kill(self.pid, number)
 
+    def send_group(self, number: int) -> None:
+        """Sends a signal to the whole group, if its leader still runs."""
+        if self.alive:
+            os.killpg(self.pid, number)
+
     def wait(self, timeout: float = 10.0) -> int:
         """Waits for its end and returns the status. Raises `TimeoutError`."""
         wait_for(self._ended, timeout, f"the end of {self.name}")

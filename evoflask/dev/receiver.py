@@ -48,6 +48,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -224,9 +225,12 @@ def _described(request: Request) -> str:
 
 
 class _Scripted:
-    """Records and answers as told."""
+    """Records and answers as told. `file`: gets a line `id sha256` for each request, before its
+    answer, so that a killed receiver's record outlives it."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: str = "") -> None:
+        # One write a line, none of them left in a buffer.
+        self.file = Path(file).open("ab", buffering=0) if file else None  # noqa: SIM115
         self.log: list[tuple[Any, ...]] = []
         self.paths: Counter[str] = Counter()
         self.connections: set[int] = set()
@@ -254,6 +258,8 @@ class _Scripted:
         digest = hashlib.sha256(request.body).digest()
         row = (request.path, event_id, digest, time.time(), request.connection, *kept)
         self.log.append(row)
+        if self.file:
+            self.file.write(f"{event_id} {digest.hex()}\n".encode())
 
     def _script(self, target: str) -> str:
         path = target.partition("?")[0]
@@ -417,11 +423,14 @@ async def _serve(sock: socket.socket, handler: Handler) -> None:
 def _run_scripted() -> None:
     parser = argparse.ArgumentParser(prog="python -m evoflask.dev.receiver")
     parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
-    die_with_parent(signal.SIGKILL, parser.parse_args().parent)
-    sock = _listen("127.0.0.1", 0)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--file", default="", help="gets a line for each request")
+    options = parser.parse_args()
+    die_with_parent(signal.SIGKILL, options.parent)
+    sock = _listen("127.0.0.1", options.port)
     print(sock.getsockname()[1], flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(sock, _Scripted().handle))
+        asyncio.run(_serve(sock, _Scripted(options.file).handle))
 
 
 # the test's side
@@ -458,8 +467,15 @@ class Receiver:
     A context manager. The process ends with the thread that started it at the latest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Again, after `kill9`, on the same port."""
         command = [sys.executable, "-m", "evoflask.dev.receiver", "--parent", str(os.getpid())]
+        command += ["--port", str(self.port), "--file", str(self._file or "")]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
@@ -486,7 +502,7 @@ class Receiver:
         self.close()
 
     def close(self) -> None:
-        """End the process. May be called twice."""
+        """End the process, as a crash does. May be called twice."""
         self._client.close()
         self._process.kill()
         self._process.wait()

@@ -9,29 +9,48 @@ one schema and one line here.
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from dataclasses import dataclass
+from typing import Final, cast
 
+from evoflask.settings import Settings
 from evoflask.sinks.base import Sink
 
-SINKS: dict[str, str] = {
-    "webhook": "evoflask.sinks.webhook:WebhookSink",
-    "websocket": "",
-    "rabbitmq": "",
-    "nats": "",
-    "sqs": "",
-    "pusher": "",
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Where a sink's class is; "" for the websocket, whose clients read the outbox themselves.
+    `needs`: the field of `Settings` that names its server, where there is one for all."""
+
+    path: str
+    needs: str = ""
+
+
+SINKS: Final[dict[str, Kind]] = {
+    "webhook": Kind("evoflask.sinks.webhook:WebhookSink"),
+    "websocket": Kind(""),
+    "rabbitmq": Kind("", needs="rabbitmq_uri"),
+    "nats": Kind("", needs="nats_uri"),
+    "sqs": Kind(""),
+    "pusher": Kind(""),
 }
-"""Every sink's name; "" where nothing delivers to it yet."""
+"""Every sink, in the order of the seed and of every answer."""
 
 
-def built(name: str) -> bool:
-    """Whether something delivers to this sink. KeyError for a name that is none."""
-    return SINKS[name] != ""
+def delivering() -> list[str]:
+    """The sinks that have lanes."""
+    return [name for name, kind in SINKS.items() if kind.path]
+
+
+def lacks(name: str, settings: Settings) -> str:
+    """The variable without which this sink has no server; "": nothing is missing. KeyError for
+    a name that is none."""
+    field = SINKS[name].needs
+    return field.upper() if field and not getattr(settings, field) else ""
 
 
 def load(name: str) -> type[Sink]:
-    """The sink's class, with its client library. KeyError for one that is none or not built."""
-    module, _, attribute = SINKS[name].partition(":")
+    """The sink's class, with its client library. KeyError for one that has no lanes."""
+    module, _, attribute = SINKS[name].path.partition(":")
     if not module:
         raise KeyError(name)
     return cast("type[Sink]", getattr(importlib.import_module(module), attribute))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from evoflask.settings import Settings
 
 
 class Outcome(enum.StrEnum):
@@ -89,6 +91,15 @@ class Sink(abc.ABC):
 
     batch_size: ClassVar[int] = 1
     """How many deliveries one call may carry."""
+
+    @abc.abstractmethod
+    def __init__(self, settings: Settings) -> None: ...
+
+    def batch_key(self, target: Target) -> Hashable:
+        """Deliveries share a call only where this is the same for their targets: they end
+        together, so they must have a destination, and its fate, in common. Not asked for
+        where `batch_size` is 1."""
+        return target.sid
 
     @abc.abstractmethod
     async def deliver(self, batch: Sequence[Delivery]) -> list[Attempt]:

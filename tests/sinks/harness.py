@@ -1,18 +1,23 @@
-"""What the contract suite needs of each sink: a real destination that ends as told."""
+"""What the contract suite needs of each sink: a real destination that ends as told.
+
+Each sink's own is in `harness_<sink>.py`, which has `start(folder)`: a context manager that
+yields a `Harness` with its server running.
+"""
 
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
 import hashlib
+import importlib
 import ipaddress
-import json
 import socket
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
-from evoflask.dev.receiver import Receiver
+from evoflask.formats import Standard
 from evoflask.settings import Settings
 from evoflask.sinks import load
 from evoflask.sinks.base import Delivery, Outcome, Sink, Target
@@ -30,12 +35,15 @@ def settings(**changes: Any) -> Settings:
 
 
 def target(sink: str, sid: str = "a1", timeout: float = 5.0, **config: Any) -> Target:
-    """A subscription; `secret` and `version` are its own, the rest are the sink's settings."""
-    own = {key: config.pop(key) for key in ("secret", "version") if key in config}
+    """A subscription; `secret`, `version` and `instance` are its own, the rest are the sink's
+    settings (`settings_secret` for a setting of that name)."""
+    own = {key: config.pop(key) for key in ("secret", "version", "instance") if key in config}
+    if "settings_secret" in config:
+        config["secret"] = config.pop("settings_secret")
     return Target(
         sid=sid,
         version=own.get("version", 1),
-        instance="demo",
+        instance=own.get("instance", "demo"),
         sink=sink,
         format="standard",
         timeout=timeout,
@@ -67,67 +75,80 @@ def closed_port() -> int:
 
 
 class Harness(abc.ABC):
-    """A destination of one sink. `targets`: per outcome, subscriptions that end so."""
+    """A destination of one sink, on a server of its own that can be killed and paused."""
 
     name: ClassVar[str]
+    largest: ClassVar[int] = 1_000_000
+    """Bytes of `data` that surely fit."""
+
+    @abc.abstractmethod
+    def settings(self) -> Settings:
+        """With the server's address."""
 
     def sink(self) -> Sink:
-        return load(self.name)(settings())  # type: ignore[call-arg]
+        return load(self.name)(self.settings())
 
     @abc.abstractmethod
-    def target(self, outcome: Outcome) -> Target: ...
+    def good(self, sid: str = "good", *, timeout: float = 10.0) -> Target:
+        """A subscription whose events arrive while the server is up."""
+
+    @abc.abstractmethod
+    def refused(self) -> Target | None:
+        """One that is said no to, for now; None: this sink has no such thing to show here."""
+
+    @abc.abstractmethod
+    def rejected(self) -> Delivery:
+        """An event that is said no to for good."""
 
     @abc.abstractmethod
     def broken(self) -> Target:
-        """One whose settings cannot work."""
+        """One whose settings cannot work: nothing is sent."""
+
+    @abc.abstractmethod
+    def wrong_credentials(self) -> tuple[Sink, Target, str] | None:
+        """A sink and a target that are not let in, and the secret that they used; None: this
+        sink's server knows no credentials."""
 
     @abc.abstractmethod
     def arrived(self) -> list[tuple[str, str]]:
-        """Id and SHA-256 of the body of what arrived, in order."""
+        """Id and SHA-256 of the body of all that ever arrived, in order, repeats included; also
+        what arrived before the server was killed."""
+
+    def body_of(self, delivery: Delivery) -> bytes:
+        """What should arrive."""
+        return Standard(delivery.target.instance).body(delivery)
+
+    def hash_of(self, delivery: Delivery) -> str:
+        """The SHA-256 of `body_of`."""
+        return hashlib.sha256(self.body_of(delivery)).hexdigest()
 
     @abc.abstractmethod
-    def body_hash(self, delivery: Delivery) -> str: ...
+    def connections(self) -> int:
+        """How many connections of the sink the server has now."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """As a crash: at once, in the middle of whatever it does."""
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Again, after `kill`, on the same address, with what it kept on disk."""
+
+    @abc.abstractmethod
+    def pause(self) -> None:
+        """It answers nothing, and its connections stay open."""
+
+    @abc.abstractmethod
+    def resume(self) -> None: ...
+
+    def outcomes_of_a_kill(self) -> set[Outcome]:
+        """How deliveries may end when the server is killed in their middle."""
+        return {Outcome.DELIVERED, Outcome.AMBIGUOUS, Outcome.UNREACHABLE}
 
 
-class WebhookHarness(Harness):
-    name = "webhook"
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
-    def target(self, outcome: Outcome) -> Target:
-        url, timeout = {
-            Outcome.DELIVERED: (self._receiver.url("/ok"), 5.0),
-            Outcome.REFUSED: (self._receiver.url("/status/503"), 5.0),
-            Outcome.REJECTED: (self._receiver.url("/status/410"), 5.0),
-            Outcome.UNREACHABLE: (f"http://127.0.0.1:{closed_port()}/", 5.0),
-            Outcome.AMBIGUOUS: (self._receiver.url("/hang"), 0.3),
-        }[outcome]
-        return target("webhook", sid=outcome.value, timeout=timeout, url=url)
-
-    def broken(self) -> Target:
-        return target("webhook", sid="broken", url="http://[::1")
-
-    def arrived(self) -> list[tuple[str, str]]:
-        return [(one.id, one.sha256) for one in self._receiver.received()]
-
-    def body_hash(self, delivery: Delivery) -> str:
-        from evoflask import __version__
-
-        server = json.dumps({"version": __version__, "url": ""}, separators=(",", ":"))
-        body = (
-            f'{{"event":"{delivery.event}","instance":"demo","data":{delivery.data.decode()},'
-            f'"timestamp":"2023-11-14T22:13:20.123Z","sender":"me","server":{server},'
-            f'"id":"{delivery.event_id}"}}'
-        )
-        return hashlib.sha256(body.encode()).hexdigest()
+Start = Callable[[Path], AbstractContextManager[Harness]]
 
 
-@contextlib.contextmanager
-def webhook() -> Iterator[Harness]:
-    with Receiver() as receiver:
-        yield WebhookHarness(receiver)
-
-
-HARNESSES = {"webhook": webhook}
-"""One for every sink that is built; the suite fails for one without."""
+def start_of(sink: str) -> Start:
+    """The sink's own harness. Raises `ModuleNotFoundError` where there is none."""
+    return cast("Start", importlib.import_module(f"tests.sinks.harness_{sink}").start)

@@ -75,16 +75,17 @@ def test_what_was_never_set_is_null(call: Request, sink: str) -> None:
     assert answer.get_data() == b"null\n"
 
 
-@pytest.mark.parametrize("sink", [each for each in schemas.SINKS if not sinks.built(each)])
-def test_enabling_a_sink_that_is_not_built_is_501_and_stores_nothing(
-    call: Request, instance: str, sink: str, dump: Any
+@pytest.mark.parametrize(("sink", "variable"), [("rabbitmq", "RABBITMQ_URI"), ("nats", "NATS_URI")])
+def test_enabling_a_sink_without_a_server_names_the_variable_and_stores_nothing(
+    call: Request, instance: str, sink: str, variable: str, dump: Any
 ) -> None:
     before = dump()
 
     answer = call("POST", f"/{sink}/set/a", {sink: {"enabled": True, **WORKING[sink]}})
 
-    assert answer.status_code == 501
-    assert messages(answer)[0].startswith(f"{sink}: This sink cannot be enabled yet")
+    assert answer.status_code == 400
+    [message] = messages(answer)
+    assert message.startswith(f"{sink}.enabled: {variable} is not set")
     assert dump() == before
 
 
