@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import drain, emit
+from benchmarks import drain, emit, sinks
 from benchmarks.stage import Cost
 
 
@@ -27,6 +27,8 @@ def main() -> None:
         compare(drain.run(lanes, n, n))
     for lanes in (100, 10_000):
         compare(drain.run(lanes, 100_000, n))
+    for sink in sinks.BROKERS:
+        compare(sinks.run(sink, 100, n))
     if options.deep:
         compare(drain.run(100, 1_000_000, n))
 

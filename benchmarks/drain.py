@@ -15,7 +15,8 @@ FLIGHTS = 64
 """Requests under way at once in the bare loop."""
 
 
-async def _measured(name: str, events: int, work: Callable[[], Awaitable[None]]) -> Cost:
+async def measured(name: str, events: int, work: Callable[[], Awaitable[None]]) -> Cost:
+    """The cost of some work in this process."""
     wall, cpu = time.perf_counter(), time.process_time()
     await work()
     return Cost(name, events, time.perf_counter() - wall, time.process_time() - cpu)
@@ -39,7 +40,7 @@ async def bare(url: str, events: int) -> Cost:
         async with aiohttp.ClientSession(connector=connector) as session:
             await asyncio.gather(*(post(session) for _ in range(FLIGHTS)))
 
-    return await _measured("bare aiohttp loop", events, work)
+    return await measured("bare aiohttp loop", events, work)
 
 
 async def drained(
@@ -58,7 +59,7 @@ async def drained(
     await asyncio.to_thread(stage.fill, tenants, len(tenants))
     await work(len(tenants))
     await asyncio.to_thread(stage.fill, tenants, waiting)
-    cost = await _measured(name, events, lambda: work(events))
+    cost = await measured(name, events, lambda: work(events))
     await drain.stop(10)
     return cost
 
@@ -68,7 +69,7 @@ def run(lanes: int, waiting: int, events: int) -> list[Cost]:
     with stage() as here:
         url = here.receiver.url("/ok")
         asyncio.run(bare(url, 500))  # warm
-        tenants = here.tenants(lanes)
+        tenants = here.tenants(lanes, "webhook", here.webhook)
         before = asyncio.run(bare(url, events))
         name = f"drain, {lanes:,} lanes, {waiting:,} waiting"
         ours = asyncio.run(drained(here, name, tenants, waiting, events))

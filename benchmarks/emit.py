@@ -42,7 +42,7 @@ def run(single: int, batched: int) -> list[Cost]:
     """A web process of its own, one instance with one webhook, nobody draining."""
     root = Path(__file__).resolve().parents[1]
     with stage() as here:
-        tenant = here.tenants(1)[0]
+        tenant = here.tenants(1, "webhook", here.webhook)[0]
         port = free_port()
         env = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

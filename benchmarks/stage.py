@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -48,7 +49,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One instance with one webhook."""
+    """One instance with one subscription."""
 
     outbox: str
     lane: str
@@ -77,16 +78,22 @@ class Stage:
         db.connect(settings)
         db.upgrade()
 
-    def tenants(self, count: int) -> list[Tenant]:
-        """Instances with a webhook to the receiver, made in bulk."""
+    @property
+    def webhook(self) -> dict[str, Any]:
+        """Settings of a webhook to the receiver."""
+        url = self.receiver.url("/ok")
+        return {"url": url, "headers": {}, "byEvents": False, "base64": False}
+
+    def tenants(self, count: int, sink: str, subscription: dict[str, Any]) -> list[Tenant]:
+        """Instances with a subscription of this sink, made in bulk."""
         made = [Tenant(random_id(), random_id()) for _ in range(count)]
         with db.writing():
             for n in range(0, count, 50):
-                self._insert(made[n : n + 50])
+                self._insert(made[n : n + 50], sink, subscription)
         configuration.push_all(self.outbox)
         return made
 
-    def _insert(self, made: list[Tenant]) -> None:
+    def _insert(self, made: list[Tenant], sink: str, subscription: dict[str, Any]) -> None:
         Instance.insert_many(
             {
                 "name": t.outbox,
@@ -101,8 +108,8 @@ class Stage:
         Subscription.insert_many(
             {
                 "instance": ids[t.outbox],
-                "name": "webhook",
-                "sink": "webhook",
+                "name": sink,
+                "sink": sink,
                 "lane": t.lane,
                 "enabled": True,
                 "format": "standard",
@@ -110,12 +117,7 @@ class Stage:
                 "order_by": "data.key.remoteJid",
                 "on_failure": "pass",
                 "timeout": 30.0,
-                "settings": {
-                    "url": self.receiver.url("/ok"),
-                    "headers": {},
-                    "byEvents": False,
-                    "base64": False,
-                },
+                "settings": subscription,
             }
             for t in made
         ).execute()
