@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import evoflask.log
 from evoflask import sinks
-from evoflask.delivery.drain import Drain
+from evoflask.delivery.fleet import Fleet
 from evoflask.errors import Misconfigured
 from evoflask.settings import Settings
 from workers.worker import Shell
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         return evoflask.log.refuse(error)
     evoflask.log.configure(settings.log_level, settings.secrets())
     _allow_files()
-    return Shell(Drain(settings, served), settings.rq_redis_url, served).run()
+    return Shell(Fleet(settings, served), settings.rq_redis_url, served).run()
 
 
 def _allow_files() -> None:

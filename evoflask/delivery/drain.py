@@ -9,7 +9,6 @@ Redis is the truth throughout: what is in here can be lost at any moment.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import math
@@ -82,11 +81,20 @@ MARGIN = 0.2
 class Drain:
     """All methods are for the loop that `start` ran on."""
 
-    def __init__(self, settings: Settings, served: Sequence[str], *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        served: Sequence[str],
+        *,
+        alone: bool = False,
+        chores: bool = True,
+    ) -> None:
         self._settings = settings
         self._served = list(served)
         self._alone = alone
         """Serve quarantined lanes only: one lane, one entry at a time."""
+        self._stands_in = chores and not alone
+        """Do the clock's chores where nobody does."""
         self._policy = Policy(
             settings.retry_schedule, settings.retry_jitter, settings.retry_after_cap
         )
@@ -105,6 +113,10 @@ class Drain:
         self._round: list[Lane] = []
         """Held lanes that were not looked at in this round."""
         self._round_piece = 0
+        self._looked = 0.0
+        """When the taker was last told to look though nobody told of anything."""
+        self._turn = 0.0
+        """When this turn of the loop put the first delivery under way; 0: it did not yet."""
         self._jobs = 0
         self._admitting = 0
         """Takes whose lanes wait for their rows."""
@@ -142,9 +154,14 @@ class Drain:
         for run in [*loops, self._listen_loop, self._second_loop]:
             self._tasks.add(self._loop.create_task(self._forever(run)))
 
-    async def drain_until_quiet(self, max_seconds: float, quiet_seconds: float) -> None:
+    async def drain_until_quiet(
+        self,
+        max_seconds: float,
+        quiet_seconds: float,
+        others: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         """Works until nothing was due for `quiet_seconds`, at most `max_seconds`; then rings
-        for what is left."""
+        for what is left. `others`: when whoever shall go to sleep with it last worked."""
         until = time.monotonic() + max_seconds
         self._jobs += 1
         self._worked = time.monotonic()
@@ -152,13 +169,18 @@ class Drain:
             await self._outbox.awake(self._partitions, self._served, AWAKE)
             self._nudge.set()
             while not self._stopping and time.monotonic() < until:
-                if time.monotonic() - self._worked > quiet_seconds:
+                if time.monotonic() - max(self._worked, others()) > quiet_seconds:
                     break
                 await asyncio.sleep(0.1)
         finally:
             self._jobs -= 1
             if not self._jobs:
                 await self._fall_asleep()
+
+    @property
+    def worked(self) -> float:
+        """When it last had something to do, by the monotonic clock. From any thread."""
+        return self._worked
 
     async def stop(self, grace: float) -> None:
         """Starts nothing more; finishes what is under way or, after `grace` seconds, leaves
@@ -217,16 +239,16 @@ class Drain:
     # -- taking ------------------------------------------------------------------------------
 
     async def _take_loop(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._nudge.wait(), POLL)
+        await self._nudge.wait()  # the tick sees to it that this is not for long
         self._nudge.clear()
-        if not self._jobs or self._stopping:
-            await self._nudge.wait()
-        for station in self._stations.values():
-            for partition in self._partitions:
-                while self._may_take(station):
-                    if await self._take(station, partition) < (1 if self._alone else LANES):
-                        break
+        asked = [(s, p) for s in self._stations.values() for p in self._partitions]
+        while asked := [(s, p) for s, p in asked if self._may_take(s)][
+            : 1 if self._alone else None
+        ]:
+            # All in one round trip: a sink's lone event does not wait for the others' takes.
+            counts = await self._take_many(asked)
+            full = 1 if self._alone else LANES
+            asked = [each for each, n in zip(asked, counts, strict=True) if n >= full]
 
     def _may_take(self, station: Station) -> bool:
         if not self._jobs or self._stopping:
@@ -236,10 +258,12 @@ class Drain:
         proven = len(station.turns[True]) + self._reads.waiting(proven=True)
         return proven < TURNS and len(self._lanes) < HELD
 
-    async def _take(self, station: Station, partition: int) -> int:
+    async def _take_many(self, asked: Sequence[tuple[Station, int]]) -> list[int]:
+        """How many lanes each of (sink, partition) gave. Raises the first error; lanes that
+        others gave meanwhile have begun."""
         seconds = self._settings.hold_seconds
         before = time.monotonic()
-        taken = await self._outbox.run(
+        calls = [
             verbs.take(
                 partition,
                 station.name,
@@ -249,12 +273,24 @@ class Drain:
                 ids=256,
                 alone=self._alone,
             )
-        )
-        self._offset = taken.now - time.time()
-        if taken.lanes:
-            self._worked = time.monotonic()
-            await self._admit(station, taken.lanes, before + seconds)
-        return len(taken.lanes)
+            for station, partition in asked
+        ]
+        answers = await self._outbox.run_many(calls)
+        counts = []
+        errors: list[Exception] = []
+        for (station, _), taken in zip(asked, answers, strict=True):
+            if isinstance(taken, Exception):
+                errors.append(taken)
+                counts.append(0)
+                continue
+            self._offset = taken.now - time.time()
+            if taken.lanes:
+                self._worked = time.monotonic()
+                await self._admit(station, taken.lanes, before + seconds)
+            counts.append(len(taken.lanes))
+        if errors:
+            raise errors[0]
+        return counts
 
     async def _admit(self, station: Station, lanes: Sequence[Held], end: float) -> None:
         """Lanes whose settings are known begin at once; the others wait for their rows, and
@@ -427,10 +463,13 @@ class Drain:
         """A lane a turn, the proven first."""
         station.gathering = False
         now = time.monotonic()
+        self._begin_turn(now)
         batches: dict[Hashable, list[tuple[Lane, Item]]] = {}
         for quick in (True, False):
             turns, pool = station.turns[quick], station.slots.pool(quick)
             while turns and pool.free and (quick or station.started < ABREAST):
+                if not station.pace.go():
+                    break
                 lane = turns.popleft()
                 if lane.quick is not quick:
                     station.turns[lane.quick].append(lane)
@@ -470,6 +509,18 @@ class Drain:
         batch.append((lane, item))
         if len(batch) >= station.sink.batch_size:
             self._launch(station, batches.pop(key))
+
+    def _begin_turn(self, now: float) -> None:
+        """Measure this turn of the loop: it ends when everything that was ready has had its."""
+        if not self._turn:
+            self._turn = now
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        seconds, self._turn = time.monotonic() - self._turn, 0.0
+        for station in self._stations.values():
+            if station.pace.over(seconds):
+                self._start(station)
 
     def _count_start(self, station: Station) -> None:
         if not station.started:
@@ -707,6 +758,9 @@ class Drain:
     async def _tick_loop(self) -> None:
         await asyncio.sleep(TICK)
         now = time.monotonic()
+        if now > self._looked + POLL:
+            self._looked = now
+            self._nudge.set()
         self._renewer.beat = now
         for station in self._stations.values():
             for slot in station.slots.age(now):
@@ -756,6 +810,7 @@ class Drain:
             await self._outbox.awake(self._partitions, self._served, AWAKE)
             if not self._alone:
                 await self._quarantine()
+            if self._stands_in:
                 self._stand_in()
 
     def _stand_in(self) -> None:

@@ -12,6 +12,7 @@ from evoflask.delivery import breaker, outcomes
 from evoflask.delivery.breaker import State
 from evoflask.delivery.holds import Hold
 from evoflask.delivery.lanes import Item, LaneWork
+from evoflask.delivery.pace import Pace
 from evoflask.delivery.retry import Policy
 from evoflask.delivery.slots import Slot, Slots
 from evoflask.outbox import Held, Settled
@@ -47,6 +48,7 @@ class Station:
         self.sink = sink
         self.slots = Slots(settings.quick_slots, settings.slow_slots, settings.drain_bytes)
         self.turns: dict[bool, deque[Lane]] = {True: deque(), False: deque()}
+        self.pace = Pace(least=max(8, sink.batch_size))
         self.started = 0
         """Deliveries of the unproven that were started in this turn of the loop."""
         self.flight_free = False

@@ -9,7 +9,7 @@ from evoflask.delivery.lanes import Item
 from evoflask.delivery.slots import Slot
 from evoflask.outbox.members import size_of
 
-MANY = 256
+MANY = 128
 BYTES = 4 * 1024 * 1024
 """Bounds of one read; a single larger body is read alone."""
 
@@ -19,25 +19,29 @@ Wanted = tuple[Lane, Item, Slot]
 
 class Reads:
     """Lanes that want bodies, the proven and the others apart: a thousand lanes that wait for
-    room must not stand before one that has it."""
+    room must not stand before one that has it. Lanes with nothing in hand go before those that
+    read ahead, by themselves: what a short read brings can start while a long one is on its
+    way."""
 
     def __init__(self) -> None:
         self._queues: dict[bool, deque[Lane]] = {True: deque(), False: deque()}
+        self._idle: deque[Lane] = deque()
         self._first = True
 
     def __bool__(self) -> bool:
-        return any(self._queues.values())
+        return bool(self._idle) or any(self._queues.values())
 
     def waiting(self, *, proven: bool) -> int:
         """How many lanes of that kind want bodies."""
-        return len(self._queues[proven])
+        return len(self._queues[proven]) + proven * len(self._idle)
 
     def add(self, lane: Lane) -> bool:
         """The lane wants bodies; False: that was known."""
         if lane.reading or lane.gone:
             return False
         lane.reading = True
-        self._queues[lane.quick].append(lane)
+        idle = not lane.loaded and not lane.work.flying
+        (self._idle if idle else self._queues[lane.quick]).append(lane)
         return True
 
     def collect(self) -> tuple[list[Wanted], list[Lane]]:
@@ -45,18 +49,27 @@ class Reads:
         whose room is taken by bodies that cannot start (a retry came before them)."""
         batch: list[Wanted] = []
         crowded: list[Lane] = []
-        size = 0
+        self._empty(self._idle, 0, batch, crowded)
+        if batch:
+            return batch, crowded
         self._first = not self._first
+        size = 0
         for proven in (self._first, not self._first):
-            queue = self._queues[proven]
-            for _ in range(len(queue)):
-                if size > BYTES or len(batch) >= MANY:
-                    return batch, crowded
-                lane = queue.popleft()
-                lane.reading = False
-                if not lane.gone and not lane.work.stopping:
-                    size += self._take(lane, batch, crowded)
+            size = self._empty(self._queues[proven], size, batch, crowded)
         return batch, crowded
+
+    def _empty(
+        self, queue: deque[Lane], size: int, batch: list[Wanted], crowded: list[Lane]
+    ) -> int:
+        """Each lane of the queue once, within the bounds; the bytes of all that is read."""
+        for _ in range(len(queue)):
+            if size > BYTES or len(batch) >= MANY:
+                break
+            lane = queue.popleft()
+            lane.reading = False
+            if not lane.gone and not lane.work.stopping:
+                size += self._take(lane, batch, crowded)
+        return size
 
     def _take(self, lane: Lane, batch: list[Wanted], crowded: list[Lane]) -> int:
         size = 0

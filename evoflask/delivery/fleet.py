@@ -1,0 +1,98 @@
+"""A drain for each sink, each on an event loop and in a thread of its own, as one.
+
+What is new passes some ten turns of a loop before it is delivered. On one loop for all sinks a
+lone event shared each of those turns with whoever was saturated, and nothing that was tried to
+keep turns short brought it below the length of a turn times ten. Threads share the interpreter
+instead, which goes from one to the next after `SWITCH` seconds at most, and a sink whose loop
+stands still stops no other one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from evoflask.delivery.drain import Drain
+from evoflask.settings import Settings
+
+SWITCH = 0.0005
+"""Seconds after which a thread that computes lets another one go on; Python's own is 5 ms."""
+
+
+class _Berth:
+    """A drain, its loop and its thread."""
+
+    def __init__(self, name: str, drain: Drain) -> None:
+        self.drain = drain
+        self.started = False
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"drain-{name}", daemon=True)
+
+    def open(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something of the drain's, on its loop, awaited on ours."""
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):  # closed before
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+        self.loop.close()
+
+
+class Fleet:
+    """All methods are for one loop, which is none of the drains'."""
+
+    def __init__(self, settings: Settings, served: Sequence[str]) -> None:
+        # One of them does the clock's chores where the clock does not.
+        self._berths = [
+            _Berth(name, Drain(settings, [name], chores=n == 0)) for n, name in enumerate(served)
+        ]
+
+    async def start(self) -> None:
+        """Connects all. Raises the first error; asked again, it starts what did not start."""
+        sys.setswitchinterval(SWITCH)
+        for berth in self._berths:
+            if not berth.started:
+                berth.open()
+                await berth.run(berth.drain.start())
+                berth.started = True
+
+    async def drain_until_quiet(self, max_seconds: float, quiet_seconds: float) -> None:
+        """Works until nothing was due at any sink for `quiet_seconds`, at most `max_seconds`."""
+        await asyncio.gather(
+            *(
+                berth.run(
+                    berth.drain.drain_until_quiet(max_seconds, quiet_seconds, self._last_work)
+                )
+                for berth in self._berths
+            )
+        )
+
+    async def stop(self, grace: float) -> None:
+        """As `Drain.stop`, all at once; then their threads end."""
+        stops = (berth.run(berth.drain.stop(grace)) for berth in self._berths if berth.started)
+        try:
+            results = await asyncio.gather(*stops, return_exceptions=True)
+        finally:
+            for berth in self._berths:
+                berth.close()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _last_work(self) -> float:
+        """When any of them last had something to do: they go to sleep together. One that
+        slept while its worker's job goes on for another sink would need a bell that this
+        worker cannot hear."""
+        return max(berth.drain.worked for berth in self._berths)
