@@ -6,7 +6,7 @@ import os
 
 from flask import Flask
 
-from evoflask import bell, cli, db, outbox
+from evoflask import bell, cli, db, gateway, outbox
 from evoflask.configuration import Configuration
 from evoflask.manager import EventManager
 from evoflask.settings import Settings
@@ -48,6 +48,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     errors.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
+    gateway.register(app, settings)
     cli.register(app)
     app.teardown_appcontext(lambda _: db.close())
     return app

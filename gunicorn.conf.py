@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
 
 from evoflask import health, log
 from evoflask.errors import Misconfigured
@@ -35,7 +36,9 @@ bind = f"0.0.0.0:{_settings.port}"
 reuse_port = True
 worker_class = "gthread"
 workers = _settings.web_concurrency
-threads = _settings.web_threads
+# A socket keeps a thread as long as it lasts: those for requests are beside them.
+threads = _settings.web_threads + _settings.websocket_max_clients
+worker_connections = 1000 + threads
 # A platform kills 30 s after its SIGTERM.
 graceful_timeout = 25
 timeout = 60
@@ -46,6 +49,12 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
 accesslog = None
 logger_class = _Logger
+
+
+def post_worker_init(worker: ThreadWorker) -> None:
+    """Sockets must hear of a SIGTERM, else the worker would wait for them in vain."""
+    registry = worker.wsgi.extensions["evoflask.gateway"]
+    registry.alive = lambda: worker.alive
 
 
 def when_ready(server: object) -> None:

@@ -33,7 +33,7 @@ from evoflask.errors import (
 )
 from evoflask.ids import NAME, random_id
 from evoflask.models import DeadLetter, Instance, Meta, Subscription
-from evoflask.net import guard
+from evoflask.net import aws, guard
 from evoflask.outbox import Configured, LaneConfig, Outbox, verbs
 from evoflask.routing import Route, Rule
 from evoflask.schemas import NewInstance, NewSubscription, Patch
@@ -483,6 +483,7 @@ class Configuration:
                 merged[name] = schemas.merge(patch, fields_of(old) if old else None, enabled)
                 self._check_server(patch, merged[name])
                 self._check_address(patch, merged[name])
+                self._check_queue(patch, merged[name])
             except BadInput as error:
                 faults += error.messages
         if faults:
@@ -506,6 +507,22 @@ class Configuration:
         if refused:
             at = f"{patch.at}.url" if patch.at else "url"
             raise BadInput(f"{at}: Must not be reached: {refused}.")
+
+    def _check_queue(self, patch: Patch, merged: Mapping[str, Any]) -> None:
+        """A queue's URL names no host but AWS's or the operator's, and needs a region."""
+        url = merged["queueUrl"] if patch.sink == "sqs" else None
+        if url is None:
+            return
+        prefix = f"{patch.at}." if patch.at else ""
+        try:
+            queue = aws.read_queue(url, self._settings.sqs_endpoint_url)
+        except aws.NotAQueue as error:
+            raise BadInput(f"{prefix}queueUrl: {error}") from error
+        if merged["enabled"] and not (queue.region or self._settings.sqs_region):
+            raise BadInput(
+                f"{prefix}enabled: SQS_REGION is not set on the server, "
+                "and queueUrl names no region."
+            )
 
 
 def fields_of(row: Subscription) -> dict[str, Any]:

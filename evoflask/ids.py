@@ -14,6 +14,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", re.ASCII)
 EVENT_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 """Ids of events: printable ASCII without space."""
 
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
 
 def event_id(now: float | None = None) -> str:
     """A UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits."""
@@ -22,6 +24,11 @@ def event_id(now: float | None = None) -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(UUID(int=value))
+
+
+def time_of(event_id: str) -> int | None:
+    """The Unix milliseconds that an id of the kind we draw was drawn at; None: it is another."""
+    return int(event_id[:8] + event_id[9:13], 16) if _UUID7.fullmatch(event_id) else None
 
 
 def random_id() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evoflask import db
+from evoflask import db, schemas
 from evoflask.configuration import Configuration
 from evoflask.models import Instance, Subscription
 from evoflask.outbox import LaneView, Outbox, verbs
@@ -32,6 +32,8 @@ class Lane:
     name: str
     sink: str
     lane: str
+    guarantee: str | None
+    """Where it depends on the subscription's settings."""
     view: LaneView
 
     @property
@@ -144,7 +146,15 @@ def _rows(instances: Sequence[int] | None, where: Any, limit: int) -> list[Subsc
 def _lanes(outbox: Outbox, rows: Sequence[Subscription]) -> list[Lane]:
     views = look(outbox, [(row.instance.partition, row.lane) for row in rows])
     return [
-        Lane(row.id, row.instance.name, row.name, row.sink, row.lane, views[row.lane])
+        Lane(
+            id=row.id,
+            instance=row.instance.name,
+            name=row.name,
+            sink=row.sink,
+            lane=row.lane,
+            guarantee=schemas.guarantee(row.sink, row.settings),
+            view=views[row.lane],
+        )
         for row in rows
     ]
 

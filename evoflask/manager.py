@@ -196,8 +196,10 @@ class EventManager:
 
     def _plan(self, route: Route, event: Event) -> tuple[NewEntry, tuple[str, ...]]:
         rules = list(routing.wanted(route, event.name, event.integration, event.local))
-        to = _lanes(event, [rule for rule in rules if rule.sink != "websocket"])
-        entry = NewEntry(event.id, event.given, event.name, event.meta, event.data, to)
+        lanes = [rule for rule in rules if rule.sink != "websocket"]
+        ws = len(lanes) < len(rules)
+        to = _lanes(event, lanes)
+        entry = NewEntry(event.id, event.given, event.name, event.meta, event.data, to, ws)
         return entry, tuple(rule.name for rule in rules)
 
     def _append(
@@ -212,6 +214,7 @@ class EventManager:
                 [entry for entry, _ in plan],
                 self.limits,
                 requeue=requeue,
+                name=route.name,
             )
         )
         if answer.status == "full":

@@ -31,9 +31,14 @@ from evoflask.net import guard
 FORMATS: Final = ("standard",)
 INTEGRATIONS: Final = ("WHATSAPP-BAILEYS", "WHATSAPP-BUSINESS", "EVOLUTION")
 MASK: Final = "********"
-"""Stands for Pusher's secret in answers; sent back it keeps what is stored."""
+"""Stands for one of `SECRETS` in answers; sent back it keeps what is stored."""
 
-READ_ONLY: Final = frozenset({"id", "secretSet", "createdAt", "updatedAt", "instanceId"})
+SECRETS: Final = frozenset({("pusher", "secret"), ("sqs", "secretAccessKey")})
+"""Settings of sinks that no answer shows."""
+
+READ_ONLY: Final = frozenset(
+    {"id", "secretSet", "createdAt", "updatedAt", "instanceId", "delivery"}
+)
 """Fields of an answer that may be sent back and are not looked at."""
 
 REQUIRED: Final = "Missing data for required field."
@@ -208,13 +213,27 @@ name = matching(
 )
 
 
+def exchange(value: str) -> None:
+    """An exchange that one may declare: within AMQP's limits, none of the broker's."""
+    if not _EXCHANGE.fullmatch(value):
+        raise ValidationError("Must be 1 to 127 letters, digits, -, _, . or :.")
+    if value.startswith("amq."):
+        raise ValidationError("Exchanges that begin with amq. are the broker's own.")
+
+
 def subject(value: str) -> None:
-    """A subject that one may publish to: no wildcards, nothing of the server's own."""
-    parts = value.split(".")
-    good = _SUBJECT.fullmatch(value) and all(parts) and not {"*", ">"} & set("".join(parts))
+    """A subject that one may publish to, with placeholders: no wildcards, nothing of the
+    server's own, whatever stands for the placeholders."""
+    plain = value.replace("{instance}", "a").replace("{event}", "a")
+    if {"{", "}"} & set(plain):
+        raise ValidationError("Only {instance} and {event} may stand in braces.")
+    parts = plain.split(".")
+    good = _SUBJECT.fullmatch(value) and all(parts) and not {"*", ">"} & set(plain)
     if not good:
         raise ValidationError("Not a valid subject.")
-    if value.startswith(("$", "_INBOX")):
+    fixed, brace, _ = value.partition("{")
+    inbox = fixed.startswith("_INBOX") or (brace and fixed and "_INBOX".startswith(fixed))
+    if inbox or value.startswith("$"):
         raise ValidationError("This subject is the server's own.")
 
 
@@ -245,6 +264,8 @@ class Common(Schema):
 
     needed: ClassVar[tuple[str, ...]] = ()
     """Fields without which it cannot be enabled."""
+    together: ClassVar[tuple[str, ...]] = ()
+    """Fields of which there are all or none."""
 
     enabled = Flag()
     events = Events(allow_none=True, load_default=list)
@@ -284,31 +305,37 @@ class Websocket(Common):
 class Rabbitmq(Common):
     """A topic exchange."""
 
-    exchange = fields.String(
-        allow_none=True,
-        load_default="evolution-events",
-        validate=matching(_EXCHANGE, "Must be 1 to 127 letters, digits, -, _, . or :."),
-    )
+    exchange = fields.String(allow_none=True, load_default="evolution-events", validate=exchange)
     mandatory = Flag(allow_none=True, load_default=True)
 
 
 class Nats(Common):
-    """A subject."""
+    """A subject; `{instance}` and `{event}` in it are filled in."""
 
     subject = fields.String(allow_none=True, load_default="evolution.events", validate=subject)
     jetstream = Flag(allow_none=True, load_default=True)
     createStream = Flag(allow_none=True, load_default=False)
 
 
+_WORD: Final = matching(_TOKEN, "Must be 1 to 128 printable characters without space.")
+
+
+def guarantee(sink: str, settings: Mapping[str, Any]) -> str | None:
+    """What a sink whose guarantee depends on its settings promises; None for all others."""
+    if sink != "nats":
+        return None
+    return "at-least-once" if settings.get("jetstream", True) else "at-most-once"
+
+
 class Sqs(Common):
-    """A queue."""
+    """A queue. Without keys of its own it is reached with the server's."""
 
     needed = ("queueUrl",)
+    together = ("accessKeyId", "secretAccessKey")
 
     queueUrl = fields.String(allow_none=True, load_default=None, validate=web_url)
-
-
-_WORD: Final = matching(_TOKEN, "Must be 1 to 128 printable characters without space.")
+    accessKeyId = fields.String(allow_none=True, load_default=None, validate=_WORD)
+    secretAccessKey = fields.String(allow_none=True, load_default=None, validate=_WORD)
 
 
 class Pusher(Common):
@@ -333,7 +360,9 @@ class Pusher(Common):
     )
     useTLS = Flag(allow_none=True, load_default=True)
     oversize = fields.String(
-        allow_none=True, load_default="reject", validate=validate.OneOf(("reject",))
+        allow_none=True,
+        load_default="reject",
+        validate=validate.OneOf(("reject", "reference")),
     )
 
 
@@ -354,7 +383,9 @@ COMMON: Final[tuple[str, ...]] = tuple(Common().fields)
 _NULL_IS_VALUE: Final = frozenset({"orderBy"})
 """Where null says "none" and not "as by default"."""
 
-_EMPTY_IS_UNSET: Final = frozenset({"url", "queueUrl", "appId", "key", "secret", "cluster"})
+_EMPTY_IS_UNSET: Final = frozenset(
+    {"url", "queueUrl", "accessKeyId", "secretAccessKey", "appId", "key", "secret", "cluster"}
+)
 """Clients that switch a sink off send its address as an empty string."""
 
 
@@ -395,12 +426,15 @@ def merge(patch: Patch, stored: Mapping[str, Any] | None, enabled: bool | None) 
     if enabled is not None:
         merged.setdefault("enabled", enabled)
     for field, value in patch.given.items():
-        if patch.sink == "pusher" and field == "secret" and value == MASK:
+        if (patch.sink, field) in SECRETS and value == MASK:
             continue
         merged[field] = base[field] if value is None and field not in _NULL_IS_VALUE else value
     faults = [field for field in ("enabled",) if field not in merged]
     if merged.get("enabled"):
         faults += [field for field in SCHEMAS[patch.sink].needed if merged[field] is None]
+    together = SCHEMAS[patch.sink].together
+    if any(merged[field] is not None for field in together):
+        faults += [field for field in together if merged[field] is None]
     if faults:
         raise BadInput(*(_sentence(_join(patch.at, field), REQUIRED) for field in faults))
     return merged

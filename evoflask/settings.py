@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from evoflask.errors import Misconfigured
 
@@ -37,6 +37,13 @@ class About:
     unit: str = ""
     default: str | None = None
     """What the manual shows as default; None: the field's own."""
+    also: tuple[str, ...] = ()
+    """Variables of others that count where this one is unset."""
+
+    def text(self, environ: Mapping[str, str]) -> str:
+        """The value as it stands in the environment; "": unset."""
+        found = (environ.get(env, "").strip() for env in (self.env, *self.also))
+        return next(filter(None, found), "")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -92,10 +99,17 @@ def one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
-def word(text: str) -> str:
-    """A reader of anything printable."""
-    if not text.isprintable():
-        raise ValueError("must not contain control characters")
+def region(text: str) -> str:
+    """A reader of a region's name, which becomes part of a signature."""
+    if not re.fullmatch(r"[a-z0-9\-]{1,63}", text, re.ASCII):
+        raise ValueError("must be the name of a region, such as eu-west-1")
+    return text
+
+
+def host(text: str) -> str:
+    """A reader of a host: a name, an IPv4 address, or an IPv6 address in brackets."""
+    if not re.fullmatch(r"[A-Za-z0-9_.\-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]", text, re.ASCII):
+        raise ValueError("must be a host alone, without scheme and port")
     return text
 
 
@@ -117,6 +131,15 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
+def origins(text: str) -> tuple[str, ...]:
+    """A reader of a browser's origins, `https://a.example, http://localhost:3000`."""
+    found = tuple(part.strip().lower().rstrip("/") for part in text.split(",") if part.strip())
+    for each in found:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", each, re.ASCII):
+            raise ValueError(f"must be a list of origins, and {each!r} is none")
+    return found
+
+
 def schedule(text: str) -> tuple[float, ...]:
     """A reader of waits in seconds, `5, 30, 120`."""
     read = number(0, 604_800)
@@ -135,6 +158,8 @@ def _field(default: Any, about: About, *, secret: bool = False) -> Any:
 
 _REDIS = ("redis", "rediss", "unix")
 _DATABASE = ("sqlite", "postgresql", "postgres")
+_NEXT_URL = re.compile(r",\s*(?=[a-z]+://)")
+"""Between the URLs of several servers of one cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +418,71 @@ class Settings:
             "processes",
         ),
     )
+    websocket_max_clients: int = _field(
+        100,
+        About(
+            "WEBSOCKET_MAX_CLIENTS",
+            "Sockets of each web worker process, beside its threads for requests; one more is "
+            "answered 503.",
+            whole(0, 10_000),
+            "sockets",
+        ),
+    )
+    websocket_queue: int = _field(
+        1_000,
+        About(
+            "WEBSOCKET_QUEUE",
+            "Messages that one socket has ready to be sent; the rest waits in the outbox.",
+            whole(1, 1_000_000),
+            "messages",
+        ),
+    )
+    websocket_queue_bytes: int = _field(
+        1_048_576,
+        About(
+            "WEBSOCKET_QUEUE_BYTES",
+            "The same in bytes; a page of the outbox, or one message, may go beyond it.",
+            whole(1_024, 1_073_741_824),
+            "bytes",
+        ),
+    )
+    websocket_stall_seconds: float = _field(
+        15.0,
+        About(
+            "WEBSOCKET_STALL_SECONDS",
+            "How long a socket may take none of what is ready before it is cut, code 4008.",
+            number(0.1, 3_600),
+            "seconds",
+        ),
+    )
+    websocket_ping_seconds: float = _field(
+        25.0,
+        About(
+            "WEBSOCKET_PING_SECONDS",
+            "How often a socket is pinged.",
+            number(0.1, 3_600),
+            "seconds",
+        ),
+    )
+    websocket_idle_seconds: float = _field(
+        60.0,
+        About(
+            "WEBSOCKET_IDLE_SECONDS",
+            "How long a socket may be silent, pongs included, before it is closed, code 4009.",
+            number(0.1, 86_400),
+            "seconds",
+        ),
+    )
+    websocket_origins: tuple[str, ...] = _field(
+        (),
+        About(
+            "WEBSOCKET_ORIGINS",
+            "Origins of web pages that may open sockets, `https://a.example`; clients that are "
+            "no browsers name none.",
+            origins,
+            default="any: the key decides",
+        ),
+    )
     rabbitmq_uri: str = _field(
         "",
         About("RABBITMQ_URI", "The RabbitMQ server.", url("amqp", "amqps"), default="none"),
@@ -403,23 +493,53 @@ class Settings:
         About("NATS_URI", "The NATS server.", url("nats", "tls", "ws", "wss"), default="none"),
         secret=True,
     )
-    sqs_region: str = _field("", About("SQS_REGION", "The region of SQS.", word, default="none"))
+    sqs_region: str = _field(
+        "",
+        About(
+            "SQS_REGION",
+            "The region of queues whose URL names none.",
+            region,
+            default="`AWS_REGION`, else `AWS_DEFAULT_REGION`, else none",
+            also=("AWS_REGION", "AWS_DEFAULT_REGION"),
+        ),
+    )
     sqs_endpoint_url: str = _field(
         "",
         About(
             "SQS_ENDPOINT_URL",
-            "Where SQS answers, where that is not the region's own address.",
+            "Where SQS answers, where that is not the region's own address: a VPC endpoint, or "
+            "a compatible server, whose queue URLs are then allowed too.",
             url("http", "https"),
             default="none",
         ),
     )
+    sqs_threads: int = _field(
+        16,
+        About(
+            "SQS_THREADS",
+            "Calls to SQS under way at once in one worker process that are younger than a "
+            "second; older ones have sixteen times as many threads.",
+            whole(1, 64),
+            "threads",
+        ),
+    )
     pusher_host: str = _field(
         "",
-        About("PUSHER_HOST", "A Pusher-compatible server of one's own.", word, default="none"),
+        About(
+            "PUSHER_HOST",
+            "A Pusher-compatible server of one's own, for all subscriptions; it may be anywhere.",
+            host,
+            default="none: Pusher's, by the subscription's `cluster`",
+        ),
     )
     pusher_port: str = _field(
         "",
-        About("PUSHER_PORT", "Its port.", lambda text: str(whole(1, 65_535)(text)), default="none"),
+        About(
+            "PUSHER_PORT",
+            "Its port.",
+            lambda text: str(whole(1, 65_535)(text)),
+            default="443, or 80 without TLS",
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -443,7 +563,7 @@ class Settings:
         wrong: list[str] = []
         for field in dataclasses.fields(cls):
             about = about_of(field)
-            text = environ.get(about.env, "").strip()
+            text = about.text(environ)
             if not text:
                 continue
             try:
@@ -455,10 +575,15 @@ class Settings:
         return cls(**values)
 
     def secrets(self) -> tuple[str, ...]:
-        """What must never be printed: the global key and the passwords inside URLs."""
-        urls = (self.redis_url, self.rq_redis_url, self.database_url, self.rabbitmq_uri)
-        passwords = (urlsplit(each).password for each in (*urls, self.nats_uri))
-        return tuple({each for each in (self.api_key, *passwords) if each})
+        """What must never be printed: the global key and what lets in inside URLs, as it is
+        written there and decoded. The longest first: one may be a part of another."""
+        urls = [self.redis_url, self.rq_redis_url, self.database_url, self.rabbitmq_uri]
+        found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
+        for each in map(urlsplit, _NEXT_URL.split(self.nats_uri)):
+            # A user without a password is a token.
+            found.add(each.username or "" if each.password is None else each.password)
+        found |= {unquote(each) for each in found}
+        return tuple(sorted(filter(None, found), key=len, reverse=True))
 
 
 def about_of(field: dataclasses.Field[Any]) -> About:

@@ -1,6 +1,7 @@
-"""`python -m evoflask.dev [--with-parent]`: the supervisor, see there.
+"""`python -m evoflask.dev [--with-parent] [--all]`: the supervisor, see there.
 
-`--with-parent`: stop when whoever started us ends, as `make run` wants it.
+`--with-parent`: stop when whoever started us ends, as `make run` wants it. `--all`: a server for
+each sink beside it, and a demonstration.
 """
 
 import os
@@ -13,4 +14,4 @@ from evoflask.dev.supervisor import main
 if __name__ == "__main__":
     if "--with-parent" in sys.argv[1:]:
         die_with_parent(signal.SIGTERM, os.getppid())
-    sys.exit(main())
+    sys.exit(main(all_="--all" in sys.argv[1:]))

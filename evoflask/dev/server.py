@@ -26,6 +26,17 @@ def find_program(name: str, package: str, *more: Path) -> Path:
     raise Misconfigured(f"There is no {name} on PATH; {package} brings it.")
 
 
+def stopped(group: int) -> bool:
+    """Whether every thread of a process group stands still."""
+    states = []
+    for stat in Path("/proc").glob("[0-9]*/task/*/stat"):
+        with contextlib.suppress(OSError):  # it ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                states.append(fields[0])
+    return all(state in "TtZX" for state in states)
+
+
 class Server(abc.ABC):
     """A server in a process group of its own, on loopback or a Unix socket.
 
@@ -64,7 +75,7 @@ class Server(abc.ABC):
         """
         process = self.prepare().start()
         try:
-            wait_for(self._up, self.patience, f"an answer of {self.name}, see {process.log}")
+            wait_for(self.up, self.patience, f"an answer of {self.name}, see {process.log}")
         except BaseException:
             process.kill9()
             raise
@@ -89,13 +100,16 @@ class Server(abc.ABC):
         """Hangs until `resume`: connections stay open, nothing is answered."""
         if self.process:
             self.process.send_group(signal.SIGSTOP)
+            # A thread that runs on another core goes on for a moment, and may answer.
+            wait_for(lambda: stopped(self.process.pid), 10, f"{self.name} to stand still")  # type: ignore[union-attr]
 
     def resume(self) -> None:
         """Ends `pause`."""
         if self.process:
             self.process.send_group(signal.SIGCONT)
 
-    def _up(self) -> bool:
+    def up(self) -> bool:
+        """Whether it answers. Raises `RuntimeError` with the end of its log when it ended."""
         if self.process is None or not self.process.alive:
             output = self.process.output() if self.process else ""
             end = "\n".join(output.splitlines()[-8:])

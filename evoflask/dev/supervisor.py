@@ -22,12 +22,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import requests
 
 from evoflask.dev.process import Process, free_port, wait_for
 from evoflask.dev.redis_server import RedisServer
 from evoflask.errors import Misconfigured
 from evoflask.log import refuse
 from evoflask.settings import Settings, embedded_socket
+
+if TYPE_CHECKING:
+    from evoflask.dev.demonstration import Demonstration
 
 WEB_UNTIL, REST_UNTIL, REDIS_UNTIL = 2.5, 8.0, 9.5
 """Seconds after the wish to stop at which the web, then worker and clock, then Redis are killed."""
@@ -158,11 +164,15 @@ def say(*lines: str) -> None:
 class Supervisor:
     """Starts, watches and stops the children. One thread: the kernel ties them to it."""
 
-    def __init__(self, settings: Settings, root: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, root: Path, environ: Mapping[str, str], *, all_: bool = False
+    ) -> None:
         self._settings = settings
+        self._demonstration = _demonstration(settings.home) if all_ else None
         self._root = root
         self._environ = environ
         self._redis: Child | None = None
+        self._servers: list[Child] = []
         self._children: list[Child] = []
         self._asked: list[float] = []
         """When it was asked to stop."""
@@ -176,9 +186,10 @@ class Supervisor:
             env = environment(self._settings, self._environ)
             try:
                 self._start_redis(lock)
+                env |= self._start_servers()
                 self._release(env)
                 self._start_children(env)
-                self._watch()
+                self._watch(env)
             finally:
                 self._stop()
         return 0
@@ -215,6 +226,36 @@ class Supervisor:
         except (RuntimeError, TimeoutError) as error:
             raise Misconfigured(f"The embedded Redis does not start: {error}") from error
 
+    def _start_servers(self) -> dict[str, str]:
+        """Those of the demonstration, all at once; what the others must know of them."""
+        if self._demonstration is None:
+            return {}
+        servers = self._demonstration.servers
+        self._servers = [Child(server.prepare()) for server in servers]
+        for child in self._servers:
+            child.start()
+        for server in servers:
+            say(f"waiting for {server.name}")
+            try:
+                wait_for(lambda s=server: self._asked or s.up(), server.patience, server.name)  # type: ignore[misc]
+            except (RuntimeError, TimeoutError) as error:
+                raise Misconfigured(f"{server.name} does not start: {error}") from error
+        return self._demonstration.environment()
+
+    def _demonstrate(self, env: Mapping[str, str], key: str) -> None:
+        if self._demonstration is None:
+            return
+        base = f"http://127.0.0.1:{self._settings.port}"
+        try:
+            self._demonstration.set_up(base, key)
+        except requests.RequestException as error:
+            say(f"The demonstration could not be set up: {error}")
+            return
+        watcher = Child(self._demonstration.watcher(base, key, env))
+        self._children.append(watcher)
+        watcher.start()
+        say(demonstration(self._settings))
+
     def _release(self, env: Mapping[str, str]) -> None:
         command = read_procfile(self._root / "Procfile").get("release")
         if command and not self._asked:
@@ -239,7 +280,7 @@ class Supervisor:
         for child in self._children:
             child.start()
 
-    def _watch(self) -> None:
+    def _watch(self, env: Mapping[str, str]) -> None:
         greeted = False
         while not self._asked:
             self._sleep(0.1 if not greeted else 1.0)
@@ -249,9 +290,11 @@ class Supervisor:
                 greeted = True
                 key = self._settings.api_key or own_key(self._settings.home)
                 say(greeting(self._settings, key))
+                self._demonstrate(env, key)
 
     def _all(self) -> list[Child]:
-        return [self._redis, *self._children] if self._redis else self._children
+        redis = [self._redis] if self._redis else []
+        return [*redis, *self._servers, *self._children]
 
     def _sleep(self, seconds: float) -> None:
         """Until a signal, a child's end, or a child that is due to start again."""
@@ -262,11 +305,11 @@ class Supervisor:
             os.read(self._ears, 4096)
 
     def _stop(self) -> None:
-        """The web first, so that nothing new comes in; then who delivers; Redis last."""
+        """The web first, so that nothing new comes in; then who delivers; the stores last."""
         began = self._asked[0] if self._asked else time.monotonic()
         web = [each for each in self._children if each.process.name.startswith("web.")]
         rest = [each for each in self._children if each not in web]
-        last = [self._redis] if self._redis else []
+        last = [*self._servers, *([self._redis] if self._redis else [])]
         for group, seconds in ((web, WEB_UNTIL), (rest, REST_UNTIL), (last, REDIS_UNTIL)):
             self._stop_group([child.process for child in group], began, seconds)
 
@@ -337,17 +380,38 @@ points its webhook there and emits an event, which the receiver prints.
 Ctrl-C stops everything."""  # noqa: E501 - one line a command
 
 
+_DEMONSTRATION = """
+The instance "demo" has all six sinks, and what arrives at them is printed here. Emit an event:
+
+    curl -sS -H "apikey: $AUTHENTICATION_API_KEY" -H 'Content-Type: application/json' \\
+      http://127.0.0.1:{port}/event/emit/demo -d '{{"event": "CALL", "data": {{"n": 1}}}}'
+"""
+
+
+def demonstration(settings: Settings) -> str:
+    """What is printed when the six sinks of the demonstration are watched."""
+    home = shlex.quote(str(settings.home))
+    return _DEMONSTRATION.format(port=settings.port, home=home)
+
+
+def _demonstration(home: Path) -> Demonstration:
+    from evoflask.dev.demonstration import Demonstration
+
+    return Demonstration(home)
+
+
 def greeting(settings: Settings, key: str) -> str:
     """What is printed when the web process answers."""
     home, key = shlex.quote(str(settings.home)), shlex.quote(key)
     return _BLOCK.format(port=settings.port, key=key, home=home, hook=free_port())
 
 
-def main(root: Path | None = None) -> int:
-    """`python -m evoflask.dev`; the exit status. `root`: the folder of the Procfile."""
+def main(root: Path | None = None, *, all_: bool = False) -> int:
+    """`python -m evoflask.dev`; the exit status. `root`: the folder of the Procfile. `all_`:
+    with a server for each sink and a demonstration."""
     root = root or Path(__file__).resolve().parents[2]
     try:
         settings = Settings.from_env(os.environ)
-        return Supervisor(settings, root, os.environ).run()
+        return Supervisor(settings, root, os.environ, all_=all_).run()
     except Misconfigured as error:
         return refuse(error)

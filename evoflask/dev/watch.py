@@ -1,10 +1,14 @@
 """Shows what arrives at all six kinds of destination: one line an event, for people and tests.
 
-    python -m evoflask.dev.watch '{"instances": ["demo"], "webhook": 9000, "rabbitmq": "amqp://...",
-        "nats": "nats://...", "sqs": "http://127.0.0.1:5000", "queues": {"demo": "http://..."},
-        "pusher": ["127.0.0.1", 6001, "app-key"], "websocket": ["ws://127.0.0.1:8080/ws", "<key>"]}'
+    EVOFLASK_WATCH=... python -m evoflask.dev.watch
 
-What the configuration does not name is not watched. A line is JSON: `at` (Unix seconds),
+The configuration is JSON, in the environment since everybody may read arguments:
+
+    {"instances": ["demo"], "webhook": 9000, "rabbitmq": "amqp://...", "nats": "nats://...",
+     "sqs": "http://127.0.0.1:5000", "queues": {"demo": "http://..."},
+     "pusher": ["127.0.0.1", 6001, "app-key"], "websocket": ["ws://127.0.0.1:8080/ws", "key"]}
+
+What it does not name is not watched. A line is JSON: `at` (Unix seconds),
 `sink`, and the event's `instance`, `event` and `id`; `{"watching": sink}` once a sink's client
 is ready. The clients are the plain libraries that a user has. What breaks is begun again a
 second later.
@@ -200,4 +204,4 @@ def main(config: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     die_with_parent(signal.SIGKILL, os.getppid())
-    main(json.loads(sys.argv[1]))
+    main(json.loads(os.environ["EVOFLASK_WATCH"]))

@@ -1,2 +1,2 @@
-"""The way out: which addresses may be reached (`guard`, pure) and the HTTP client that
-obeys it (`http`, aiohttp). Imports settings and what is below."""
+"""The way out: which addresses may be reached (`guard`, and `aws` for queues; pure) and the
+HTTP client that obeys the first (`http`, aiohttp). Imports settings and what is below."""

@@ -5,27 +5,31 @@
 --   waiting:<s>   zset    + members                     lane:<s>         hash    books, date
 --   due:<sink>    zset    dates                         weight, weighing, oldest:<sink>, totals, aging
 --   awake:<sink>, rung:<sink>  strings                  wake             channel
+--   feed, fed     stream, string  + one line, where websockets get something of this call
 --
 -- Atomic because 202 means that the entry is on the outbox AND on every lane it was routed
--- to AND in the books, by the configuration that holds at this moment.
+-- to AND in the books, by the configuration that holds at this moment. The feed's line is of
+-- the same moment as what it tells of, so its order is the order of every outbox.
 --
 -- ARGV: i, revision, epoch, mode (routed|requeued), bytes of the call, inline limit,
 --       seen ms, seen ids, retain entries, retain ms, soft share, hard share (of maxmemory),
---       entries a lane, bytes a lane, then for each event: id, given (1|0), event, meta, data, size, to
+--       entries a lane, bytes a lane, the instance's name, lines of the feed,
+--       then for each event: id, given (1|0), event, meta, data, size, to, websockets (1|0)
 
 local i, revision, epoch, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local bytes, inline = tonumber(ARGV[5]), tonumber(ARGV[6])
 local seen_ms, seen_ids = tonumber(ARGV[7]), tonumber(ARGV[8])
-local HEAD, STEP = 14, 7
+local HEAD, STEP = 16, 8
 
-local c = call('HMGET', P .. 'config:' .. i, 'revision', 'epoch', 'gone')
+local c = call('HMGET', P .. 'config:' .. i, 'revision', 'epoch', 'gone', 'ws')
 if not c[1] or c[3] then return { 'unknown' } end
 if c[1] ~= revision or c[2] ~= epoch then return { 'stale' } end
 if not ARGV[HEAD + 1] then return { 'ok', {}, {} } end
 
 -- Which lanes, and what comes to each.
-local lanes, order, unwanted = {}, {}, 0
+local lanes, order, unwanted, wanted = {}, {}, 0, false
 for a = HEAD + 1, #ARGV, STEP do
+  wanted = wanted or ARGV[a + 6] ~= '' or ARGV[a + 7] == '1'
   for s, key in string.gmatch(ARGV[a + 6], '(%w+):(%S*)') do
     if not lanes[s] then
       local h = lane(s)
@@ -37,7 +41,7 @@ for a = HEAD + 1, #ARGV, STEP do
 end
 
 -- Memory: above the soft share the heavy lanes are refused, above the hard one all.
-if #order > 0 then
+if wanted then
   local info = call('INFO', 'memory')
   local max = tonumber(string.match(info, 'maxmemory:(%d+)'))
   if max > 0 then
@@ -59,23 +63,33 @@ if #order > 0 then
 end
 
 local duplicates, kept, accepted = {}, 0, 0
+local numbered, told, first, last = tonumber(c[4] or 0), 0, nil, nil
 for a = HEAD + 1, #ARGV, STEP do
-  local id, given, event, meta, data, size, to = unpack(ARGV, a, a + 6)
+  local id, given, event, meta, data, size, to, ws = unpack(ARGV, a, a + 7)
   local known = given == '1' and call('ZSCORE', P .. 'seen:' .. i, id)
   if known and tonumber(known) > NOW - seen_ms then
     duplicates[#duplicates + 1] = (a - HEAD - 1) / STEP
-  elseif to ~= '' then
+  elseif to ~= '' or ws == '1' then
     local entry
+    -- Of what websockets get, which one it is: a reader sees by it what it missed.
+    local number = ''
+    if ws == '1' then
+      numbered, told = numbered + 1, told + 1
+      number = numbered
+    end
     if #data > inline then
       entry = call('XADD', P .. 'outbox:' .. i, '*', 'id', id, 'event', event, 'to', to,
-        'at', NOW, 'size', size, 'meta', meta, 'mode', mode)
+        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'ws', number)
       call('SET', P .. 'body:' .. i .. ':' .. entry, data)
     else
       entry = call('XADD', P .. 'outbox:' .. i, '*', 'id', id, 'event', event, 'to', to,
-        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'data', data)
+        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'ws', number, 'data', data)
     end
     if kept == 0 then call('ZADD', P .. 'aging', 'NX', NOW + tonumber(ARGV[10]), i) end
     kept = kept + 1
+    if ws == '1' then
+      first, last = first or entry, entry
+    end
     for s, key in string.gmatch(to, '(%w+):(%S*)') do
       local l = lanes[s]
       l.members[#l.members + 1] = 0
@@ -126,6 +140,11 @@ for _, s in ipairs(order) do
   end
 end
 
+if told > 0 then
+  call('HSET', P .. 'config:' .. i, 'ws', numbered)
+  call('XADD', P .. 'feed', 'MAXLEN', '~', ARGV[16], '*', 'n', call('INCR', P .. 'fed'), 'i', i,
+    'name', ARGV[15], 'first', first, 'last', last, 'count', told, 'size', bytes)
+end
 if kept > 0 then
   local over = call('HINCRBY', P .. 'config:' .. i, 'kept', kept) - tonumber(ARGV[9])
   local ages = tonumber(call('ZSCORE', P .. 'aging', i) or NOW + 1)

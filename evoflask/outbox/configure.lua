@@ -3,13 +3,14 @@
 --   config:<i>  hash  revision, epoch, lanes, tombstone     lane:<s>  hash  flags
 --   waiting:<s>, dying:<s>, tries:<s>  set aside when their lane is destroyed
 --   gone:<s>:waiting|dying  keys, sweep  set                due, alone, oldest, weight, graves
+--   feed, fed   stream, string  + one line where an instance that was known changes
 --
 -- Atomic because a lane is there for append and take, or not, and because the count that a
 -- delete answers is the count of what it took away. The whole state, applied again at the
 -- same revision, changes nothing.
 --
 -- ARGV: i, revision, epoch, deleted (1|0), tombstone ms, lanes as JSON
---       [[s, sink, enabled 1|0, stopped 1|0, wait 1|0, version], ...]
+--       [[s, sink, enabled 1|0, stopped 1|0, wait 1|0, version], ...], lines of the feed
 -- Answers {'newer'} or {'ok', s, discarded, ...}.
 
 unblock()
@@ -21,6 +22,12 @@ local lanes = cjson.decode(ARGV[6])
 local keep = {}
 for _, l in ipairs(lanes) do keep[l[1]] = true end
 local out = { 'ok' }
+
+-- Sockets may have joined an instance that never had an event: each change is told, a repeat
+-- of the same revision is not, and neither is what a Redis that was emptied learns anew.
+if c[1] and not c[4] and (c[1] ~= revision or c[2] ~= epoch) then
+  call('XADD', P .. 'feed', 'MAXLEN', '~', ARGV[7], '*', 'n', call('INCR', P .. 'fed'), 'i', i)
+end
 
 local function set_aside(s, sink)
   local n = call('ZCARD', P .. 'waiting:' .. s) + call('HLEN', P .. 'dying:' .. s)
@@ -56,7 +63,7 @@ for _, l in ipairs(cjson.decode(c[3] or '[]')) do
 end
 if deleted then
   -- The tombstone keeps a slow process with an old row from making the keys anew.
-  call('HDEL', config, 'edge', 'kept')
+  call('HDEL', config, 'edge', 'kept', 'ws')
   call('HSET', config, 'revision', revision, 'epoch', epoch, 'lanes', '[]', 'gone', NOW)
   call('PEXPIRE', config, ARGV[5])
   call('SADD', P .. 'sweep', i .. ' outbox')

@@ -5,9 +5,9 @@
 are milliseconds of Redis' clock, as stream ids are.
 
     key                        type     holds
-    evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, data
+    evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, ws, data
     evo:{pN}:body:<i>:<entry>  string   data above INLINE_BODY_BYTES; goes with its entry
-    evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept; gone = a tombstone
+    evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept, ws; gone = a tombstone
     evo:{pN}:seen:<i>          zset     caller-given ids by when they were accepted
     evo:{pN}:waiting:<s>       zset     the lane: every entry not settled; 0 = new, else next try
     evo:{pN}:tries:<s>         hash     entries that failed: how often
@@ -27,6 +27,8 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:totals            hash     counters by sink, histograms of latency
     evo:{pN}:awake:<sink>      string   somebody drains this sink here (expires)
     evo:{pN}:rung:<sink>       string   a bell is on its way (expires)
+    evo:{pN}:feed              stream   a line for each append that websockets want, and each change
+    evo:{pN}:fed               string   lines the feed ever had: a reader sees that it missed some
     evo:{pN}:wake              channel  sinks, or sinks and lanes, with something new
     evo:partitions             set      partitions in use
     evo:clock                  string   who does the chores (expires)

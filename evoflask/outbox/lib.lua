@@ -14,6 +14,9 @@ local call = redis.call
 local TIME = call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 local QUARANTINE = 3 -- holds lost in a row, after which a lane runs alone
+-- What retention leaves to an instance with websockets, however short memory is: the web
+-- process reads an entry some milliseconds after it was appended.
+local FLOOR, FLOOR_MS = 8, 2000
 
 -- On a full Redis a script whose first write frees memory runs through, and one whose first
 -- write takes memory is refused. Verbs that must always work begin with this.
@@ -136,11 +139,13 @@ local function release(i, members)
 end
 
 -- Move the edge of retention over at most `n` entries, each deleted unless a lane has it.
+-- `ws` counts what websockets got of this instance, where it has any.
 -- Answers how many it moved over, and whether more are past retention.
 local function trim(i, retain, age, n)
   local config = P .. 'config:' .. i
-  local c = call('HMGET', config, 'edge', 'kept')
+  local c = call('HMGET', config, 'edge', 'kept', 'ws')
   local edge, kept = c[1] or '0-0', tonumber(c[2] or 0)
+  if c[3] then retain, age = math.max(retain, FLOOR), math.max(age, FLOOR_MS) end
   local rows = call('XRANGE', P .. 'outbox:' .. i, '(' .. edge, '+', 'COUNT', n + 1)
   local moved = 0
   local nxt

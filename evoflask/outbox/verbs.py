@@ -17,6 +17,8 @@ from typing import Any, Generic, TypeVar
 from evoflask.outbox import keys
 
 T = TypeVar("T")
+FEED_LINES = 10_000
+"""A reader of the feed that is further behind looks at the outboxes instead."""
 TOMBSTONE_MS = 7 * 86400 * 1000
 """Longer than any process with an old row could live before it pushes it."""
 
@@ -66,7 +68,9 @@ class NewEntry:
     meta: bytes
     data: bytes
     to: Sequence[tuple[str, str]]
-    """(lane, order key as members carry it); empty when nobody wants it."""
+    """(lane, order key as members carry it); empty when no lane wants it."""
+    ws: bool = False
+    """A websocket subscription wants it: it is kept for sockets though no lane may want it."""
 
     @property
     def size(self) -> int:
@@ -87,6 +91,8 @@ class Limits:
     hard_share: float = 0.95
     lane_entries: int = 1_000_000
     lane_bytes: int = 256 * 1024 * 1024
+    feed_lines: int = FEED_LINES
+    """About so many lines of the feed are kept, per partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +126,10 @@ def append(
     limits: Limits,
     *,
     requeue: bool = False,
+    name: str = "",
 ) -> Call[Appended]:
-    """Accept events of one instance: all of this call, or none."""
+    """Accept events of one instance: all of this call, or none. `name`: the instance's, for
+    readers of the feed."""
     args: list[str | bytes | int | float] = [
         i,
         revision,
@@ -137,10 +145,12 @@ def append(
         limits.hard_share,
         limits.lane_entries,
         limits.lane_bytes,
+        name,
+        limits.feed_lines,
     ]
     for e in entries:
         to = " ".join(f"{lane}:{key}" for lane, key in e.to)
-        args += (e.id, "1" if e.given else "0", e.event, e.meta, e.data, e.size, to)
+        args += (e.id, "1" if e.given else "0", e.event, e.meta, e.data, e.size, to, int(e.ws))
     return _call("append", partition, args, _read_append)
 
 
@@ -393,7 +403,7 @@ def configure(
         [c.s, c.sink, int(c.enabled), int(c.stopped), int(c.wait), c.version]
         for c in ([] if deleted else lanes)
     ]
-    args = (i, revision, epoch, int(deleted), TOMBSTONE_MS, json.dumps(rows))
+    args = (i, revision, epoch, int(deleted), TOMBSTONE_MS, json.dumps(rows), FEED_LINES)
     return _call("configure", partition, args, _read_configure)
 
 
@@ -435,6 +445,29 @@ def look(partition: int, lanes: Sequence[str]) -> Call[list[LaneView]]:
         return [_view(lane, row, now) for lane, row in zip(lanes, answer[1:], strict=True)]
 
     return _call("look", partition, lanes, read)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of a search: the entry, or where to go on; both "": there is no more."""
+
+    entry: str
+    more: str
+
+
+def find(
+    partition: int, i: str, event_id: str, *, start: str = "+", floor: str = "0-0", n: int = 200
+) -> Call[Found]:
+    """Look for a retained entry by its event's id, newest first, at about `n` entries.
+
+    `start`: `+`, an entry, or `more` of the last page. `floor`: an entry at which to end,
+    where that is not the edge of retention.
+    """
+
+    def read(answer: Any) -> Found:
+        return Found(_text(answer[0]), _text(answer[1]))
+
+    return _call("find", partition, (i, event_id, start, floor, n), read)
 
 
 def _view(lane: str, row: Any, now: float) -> LaneView:

@@ -28,10 +28,10 @@ class Kind:
 SINKS: Final[dict[str, Kind]] = {
     "webhook": Kind("evoflask.sinks.webhook:WebhookSink"),
     "websocket": Kind(""),
-    "rabbitmq": Kind("", needs="rabbitmq_uri"),
-    "nats": Kind("", needs="nats_uri"),
-    "sqs": Kind(""),
-    "pusher": Kind(""),
+    "rabbitmq": Kind("evoflask.sinks.rabbitmq:RabbitmqSink", needs="rabbitmq_uri"),
+    "nats": Kind("evoflask.sinks.nats:NatsSink", needs="nats_uri"),
+    "sqs": Kind("evoflask.sinks.sqs:SqsSink"),
+    "pusher": Kind("evoflask.sinks.pusher:PusherSink"),
 }
 """Every sink, in the order of the seed and of every answer."""
 

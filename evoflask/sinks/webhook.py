@@ -18,17 +18,12 @@ our sending is AMBIGUOUS, as everything that broke after the first byte of the b
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import errno
-import http
 import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -36,21 +31,20 @@ from evoflask import __version__, formats, signing
 from evoflask.net import guard
 from evoflask.net import http as net_http
 from evoflask.settings import Settings
+from evoflask.sinks._http import (
+    Body,
+    excerpt,
+    failure_body,
+    named,
+    retry_after,
+    short,
+    translate,
+)
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of a 2xx answer that are read."""
-MAX_FAILURE = 64 * 1024
-"""Bytes of any other answer that are read; beyond, the connection is closed instead."""
-FAILURE_SECONDS = 2.0
-"""How long the body of a failure is waited for: only the excerpt depends on it."""
 MAX_REDIRECTS = 3
-MAX_DETAIL = 300
-"""Characters of an attempt's detail."""
-MAX_RETRY_AFTER = 366 * 86400.0
-"""Seconds; more is taken for this."""
-CHUNK = 64 * 1024
-"""Bytes of a body handed to the socket at a time, so that 3.7 MB are not copied at once."""
 CACHED = 20_000
 """Destinations kept prepared, some kilobytes each."""
 
@@ -84,17 +78,17 @@ class WebhookSink(Sink):
             await session.close()
 
     async def _attempt(self, delivery: Delivery) -> Attempt:
-        body: _Body | None = None
+        body: Body | None = None
         try:
             destination = self._destination(delivery.target)
-            body = _Body(destination.format.body(delivery))
+            body = Body(destination.format.body(delivery))
             async with asyncio.timeout(delivery.target.timeout) as limit:
                 return await self._post(destination, delivery, body, limit)
         except Exception as error:
             return translate(error, sent=body is not None and body.started)
 
     async def _post(
-        self, destination: _Destination, delivery: Delivery, body: _Body, limit: asyncio.Timeout
+        self, destination: _Destination, delivery: Delivery, body: Body, limit: asyncio.Timeout
     ) -> Attempt:
         session = self._session or self._connect()
         url = destination.url_for(delivery.event)
@@ -239,34 +233,6 @@ def _hidden(
     return tuple(sorted((w for w in words if len(w) >= 4), key=len, reverse=True))
 
 
-class _Body(aiohttp.Payload):
-    """A body that knows whether any of it was handed to a connection."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content, content_type="application/json")
-        self._size = len(content)
-        self.content = content
-        self.started = False
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return self.content.decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
-        """All of it: its length is what Content-Length was made from."""
-        self.started = True
-        if len(self.content) <= CHUNK:
-            await writer.write(self.content)
-            return
-        view = memoryview(self.content)
-        for start in range(0, len(view), CHUNK):
-            await writer.write(view[start : start + CHUNK])
-
-
 async def _read(
     response: aiohttp.ClientResponse, destination: _Destination, limit: asyncio.Timeout
 ) -> Attempt:
@@ -290,18 +256,9 @@ async def _read_failure(
     response: aiohttp.ClientResponse, destination: _Destination, limit: asyncio.Timeout
 ) -> Attempt:
     """The status stands; what can be read of the body in a moment goes into the detail."""
-    body = b""
-    end = limit.when() or 0.0
-    left = end - asyncio.get_running_loop().time()
-    try:
-        async with asyncio.timeout(min(FAILURE_SECONDS, left * 0.8)):
-            while not response.content.at_eof() and len(body) <= MAX_FAILURE:
-                body += await response.content.readany()
-    except (TimeoutError, aiohttp.ClientError, OSError):
-        response.close()
-    asked = parse_retry_after(response.headers.get("Retry-After"), time.time())
+    body = await failure_body(response, limit)
     hidden = (*destination.hidden, response.url.raw_query_string, response.url.query_string)
-    return classify(response.status, asked, excerpt(body, hidden))
+    return classify(response.status, retry_after(response), excerpt(body, hidden))
 
 
 def _moved(url: URL, response: aiohttp.ClientResponse) -> URL | Attempt:
@@ -322,129 +279,20 @@ def _moved(url: URL, response: aiohttp.ClientResponse) -> URL | Attempt:
 # What an ending means
 
 
-def classify(status: int, retry_after: float | None = None, answer: str = "") -> Attempt:
-    """What an answer's status means. `answer`: an excerpt of its body. Pure."""
+def classify(status: int, asked: float | None = None, answer: str = "") -> Attempt:
+    """What an answer's status means. `asked`: its Retry-After in seconds; `answer`: an excerpt
+    of its body. Pure."""
     if 200 <= status < 300:
         return Attempt(Outcome.DELIVERED, str(status))
-    detail = f"answered {_named(status)}"
+    detail = f"answered {named(status)}"
     if status in (301, 302, 303):
         detail += ": the URL moved; set the new one, a POST does not follow this redirect"
     if answer:
         detail += f": {answer}"
-    detail = _short(detail)
+    detail = short(detail)
     if status in _REJECTED:
         return Attempt(Outcome.REJECTED, str(status), detail)
-    return Attempt(Outcome.REFUSED, str(status), detail, retry_after)
+    return Attempt(Outcome.REFUSED, str(status), detail, asked)
 
 
 _DELIVERED = {status: classify(status) for status in range(200, 300)}
-
-
-def _named(status: int) -> str:
-    try:
-        return f"{status} {http.HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
-
-
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from `now` that a Retry-After asks for: a number, or an HTTP date. None: it
-    asks for nothing, or cannot be read. Pure."""
-    text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:12]), MAX_RETRY_AFTER)
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-        return min(max(date.timestamp() - now, 0.0), MAX_RETRY_AFTER)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-
-
-def excerpt(body: bytes, hidden: Sequence[str] = ()) -> str:
-    """The beginning of an answer as one printable line, without what is `hidden`. Pure."""
-    text = body.decode("utf-8", "replace")
-    for secret in filter(None, hidden):
-        text = text.replace(secret, "…")
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())[:MAX_DETAIL]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
-
-
-class _Ending(NamedTuple):
-    kind: type[BaseException]
-    code: str
-    sentence: str
-    sendable: bool
-    """Whether this can happen after the request was sent, too."""
-
-
-# The first that fits. A test walks aiohttp's exceptions and finds each of them here.
-_ENDINGS = (
-    _Ending(net_http.ForbiddenAddress, "forbidden-address", "", False),
-    _Ending(aiohttp.ConnectionTimeoutError, "connect-timeout", "no connection in time", False),
-    _Ending(aiohttp.ClientConnectorDNSError, "dns", "the name cannot be resolved", False),
-    _Ending(aiohttp.ClientSSLError, "tls", "no TLS connection", False),
-    _Ending(aiohttp.ServerFingerprintMismatch, "tls", "the certificate is another", False),
-    _Ending(aiohttp.ClientConnectorError, "connect", "no connection", False),
-    _Ending(aiohttp.InvalidURL, "url", "the URL cannot be used", False),
-    _Ending(aiohttp.NonHttpUrlClientError, "url", "the URL is not http or https", False),
-    _Ending(aiohttp.RedirectClientError, "url", "the redirect cannot be followed", False),
-    _Ending(TimeoutError, "timeout", "no answer in time", True),
-    _Ending(aiohttp.ServerTimeoutError, "timeout", "no answer in time", True),
-    _Ending(aiohttp.ClientPayloadError, "reset", "the answer broke off", True),
-    _Ending(aiohttp.UploadAbortedError, "reset", "the connection broke while sending", True),
-    _Ending(aiohttp.ClientConnectionError, "reset", "the connection broke before the answer", True),
-    _Ending(aiohttp.ClientResponseError, "bad-answer", "the answer is not HTTP", True),
-    _Ending(aiohttp.ClientError, "client", "the request failed", True),
-    _Ending(OSError, "reset", "the connection broke", True),
-    _Ending(ValueError, "settings", "the subscription's settings cannot be sent", True),
-    _Ending(Exception, "internal", "the request failed in this process", True),
-)
-_ERRNO = {
-    errno.ECONNREFUSED: ("refused", "connection refused"),
-    errno.EHOSTUNREACH: ("no-route", "no route to the host"),
-    errno.ENETUNREACH: ("no-route", "no route to the network"),
-    errno.EMFILE: ("local", "this process has no file descriptor left"),
-    errno.ENFILE: ("local", "this machine has no file descriptor left"),
-    errno.EADDRNOTAVAIL: ("local", "this machine has no port left"),
-}
-
-
-def translate(error: BaseException, *, sent: bool) -> Attempt:
-    """The one door for what aiohttp, asyncio, sockets and TLS raise. Never shows the error's
-    own text, which may hold the URL, but where it is known not to. Pure."""
-    inner = _inner(error)
-    if isinstance(inner, net_http.ForbiddenAddress):
-        return Attempt(Outcome.UNREACHABLE, "forbidden-address", _short(str(inner)))
-    ending = next(one for one in _ENDINGS if isinstance(error, one.kind))
-    ambiguous = sent and ending.sendable
-    code, sentence = ending.code, ending.sentence
-    if ending.code == "connect":
-        code, sentence = _ERRNO.get(getattr(inner, "errno", None) or 0, (code, sentence))
-    elif ending.code == "timeout" and not ambiguous:
-        code, sentence = "connect-timeout", "no connection in time"
-    elif ending.code == "internal":
-        sentence += f": {type(error).__name__}"
-    why = _why(inner)
-    outcome = Outcome.AMBIGUOUS if ambiguous else Outcome.UNREACHABLE
-    return Attempt(outcome, code, _short(f"{sentence}: {why}" if why else sentence))
-
-
-def _inner(error: BaseException) -> BaseException:
-    """What aiohttp wrapped."""
-    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
-    return inner if isinstance(inner, BaseException) else error
-
-
-def _why(error: BaseException) -> str:
-    """What the system says, and nothing that came from a URL."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return str(getattr(error, "verify_message", ""))
-    if isinstance(error, ssl.SSLError):
-        return (getattr(error, "reason", None) or "").replace("_", " ").lower()
-    if isinstance(error, OSError) and error.errno in _ERRNO:
-        return ""
-    return error.strerror or "" if isinstance(error, OSError) else ""

@@ -213,8 +213,13 @@ def _shown(row: Subscription) -> dict[str, Any]:
     if row.sink == "webhook":
         own["headers"] = own["headers"] or None  # unset is null, as in Evolution API
         common["secretSet"] = row.secret is not None
-    if own.get("secret") is not None:
-        own["secret"] = schemas.MASK
+    own |= {
+        name: schemas.MASK
+        for name, value in own.items()
+        if value is not None and (row.sink, name) in schemas.SECRETS
+    }
+    if (promised := schemas.guarantee(row.sink, own)) is not None:
+        own["delivery"] = promised
     return own | common
 
 

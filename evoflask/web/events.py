@@ -1,4 +1,4 @@
-"""Emit: one event, an array, or NDJSON.
+"""Emit: one event, an array, or NDJSON; and one event back, while it is retained.
 
 In a batch each event stands for itself: a bad one is rejected by its position. Batches go
 in chunks, each kept whole or not at all; where one cannot be kept, reading ends and the
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
-from evoflask import envelope
+from evoflask import envelope, retained
 from evoflask.envelope import Event
 from evoflask.errors import BadInput, EvoflaskError, NotFound, TooLarge, Unauthorized
 from evoflask.manager import Accepted, May
 from evoflask.web import parts
-from evoflask.web.auth import caller_from_request
+from evoflask.web.auth import caller_from_request, instance_key
 from evoflask.web.bodies import body_pieces, refuse_encoding
 from evoflask.web.errors import AllBad, reason_of
 
@@ -44,6 +44,15 @@ def emit(instance: str) -> ResponseReturnValue:
         return _many(instance, iter(elements), may)
     accepted = parts().manager.accept(instance, [envelope.parse(body)], may)[0]
     return _row(accepted), 200 if accepted.duplicate else 202
+
+
+@bp.get("/event/<instance>/<path:event_id>", merge_slashes=False)
+@instance_key
+def get(instance: str, event_id: str) -> ResponseReturnValue:
+    """200 and the event in the standard format; 404 once it is not retained any more. An id
+    may have slashes, so this takes every path that no other route has."""
+    body = retained.body(parts().outbox, instance, event_id)
+    return Response(body, mimetype="application/json")
 
 
 def _row(accepted: Accepted) -> dict[str, Any]:

@@ -50,11 +50,13 @@ def resume(instance: str, name: str) -> dict[str, Any]:
 def row(lane: Lane) -> dict[str, Any]:
     """A lane as its routes answer it. Ages are seconds, sizes bytes."""
     view = lane.view
+    promised = {} if lane.guarantee is None else {"delivery": lane.guarantee}
     return {
         "id": lane.lane,
         "instance": lane.instance,
         "subscription": lane.name,
         "sink": lane.sink,
+        **promised,
         "state": lane.state,
         "backlog": view.waiting,
         "retrying": view.retrying,

@@ -21,6 +21,7 @@ from evoflask.delivery import lanes
 from evoflask.delivery.lanes import Item, LaneWork
 from evoflask.outbox import keys, verbs
 from evoflask.outbox.client import Outbox
+from evoflask.outbox.feed import Feed, line
 from evoflask.outbox.members import entry_of, key_hash, size_of
 from evoflask.outbox.verbs import Backlog, Ended, Held, LaneConfig, Limits, NewEntry, Script, Want
 
@@ -127,6 +128,8 @@ class Instance:
     i: str
     revision: int = 1
     lanes: dict[str, Lane] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    """Ids of the events that websockets get, in order."""
 
 
 class Drain:
@@ -168,6 +171,8 @@ class World:
         self.poison = self.luck.random() < 0.2
         """The first entry of the second key kills whoever starts it, each time."""
         self.shot = client.register_script(SNAPSHOT)
+        self.feed = Feed(self.outbox, client)
+        self.feed_end = "0-0"
         for _ in range(2):
             self.create()
 
@@ -256,8 +261,12 @@ class World:
             }
             data = b'"%s"' % (b"x" * self.luck.choice([1, 60]))
             given = self.luck.random() < 0.5
-            entries.append(NewEntry(event_id, given, "CALL", b"{}", data, tuple(to.items())))
+            ws = self.luck.random() < 0.3
+            entries.append(NewEntry(event_id, given, "CALL", b"{}", data, tuple(to.items()), ws))
             plan.append((event_id, to))
+            if ws:
+                i.told.append(event_id)
+        told = sum(entry.ws for entry in entries)
         if self.luck.random() < 0.1:
             stale = verbs.append(P, i.i, i.revision - 1, EPOCH, entries, self.limits)
             assert self.outbox.run(stale).status == "stale"
@@ -265,10 +274,30 @@ class World:
         assert answer.status == "ok"
         assert not answer.duplicates
         self.appended(i, plan, requeued=False)
+        self.check_feed(i, told)
         if self.luck.random() < 0.2:  # the answer was lost: repeated with the same ids
-            again = [e for e in entries if e.given and e.to]
+            again = [e for e in entries if e.given and (e.to or e.ws)]
             answer = self.outbox.run(verbs.append(P, i.i, i.revision, EPOCH, again, self.limits))
             assert answer.duplicates == frozenset(range(len(again)))
+            self.check_feed(i, 0)
+
+    def check_feed(self, i: Instance, told: int) -> None:
+        """One line for a call that websockets get something of, with what they get; none for
+        any other, and none for a repeat."""
+        rows = self.redis.xrange(PRE + "feed", f"({self.feed_end}", "+")
+        lines = [each for each in (line(P, fields) for _, fields in rows) if each.count]
+        if told:
+            assert [each.outbox for each in lines] == [i.i]
+            assert lines[0].count == told
+            assert lines[0].number == int(self.redis.get(PRE + "fed") or 0)
+            (found,) = self.feed.ranges([(P, i.i, lines[0].first, lines[0].last)])
+            # Even a retention of nothing leaves them long enough to be read.
+            assert [e.event_id for e in found] == i.told[-told:]
+            end = len(i.told) + 1
+            assert [e.number for e in found] == list(range(end - told, end))
+        else:
+            assert lines == []
+        self.feed_end = rows[-1][0].decode() if rows else self.feed_end
 
     def appended(self, i: Instance, plan: list[tuple[str, dict[str, str]]], requeued: bool) -> None:
         """Read back what the call must have put on the lanes."""

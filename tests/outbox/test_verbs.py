@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from evoflask.outbox import LaneConfig, Limits, NewEntry, Outbox, keys, verbs
+from evoflask.outbox.feed import START, Feed
 from evoflask.outbox.verbs import Ended
 
 HOOK = LaneConfig("s1", "webhook", True)
@@ -31,7 +32,8 @@ def append(outbox: Outbox, *entries: NewEntry, **limits: float) -> verbs.Appende
 
 def test_every_key_that_a_script_names_is_in_the_drawing() -> None:
     named = set()
-    for name in ("append", "take", "settle", "renew", "bury", "trim", "expire", "configure"):
+    verbs_ = "append take settle renew bury trim expire configure find"
+    for name in verbs_.split():
         named |= set(re.findall(r"P \.\. \(?'([a-z]+)[:']", verbs.script(name).text))
 
     drawn = set(re.findall(r"evo:\{pN\}:([a-z]+)", keys.__doc__ or ""))
@@ -148,3 +150,88 @@ def test_of_two_lanes_the_heavy_one_is_refused_when_memory_is_short(
 
     assert (refused.status, refused.full) == ("full", "share")
     assert accepted.status == "ok"
+
+
+def told(n: int, *, given: bool = False) -> NewEntry:
+    """What only websockets want."""
+    return NewEntry(f"ws{n}", given, "CALL", b"{}", b"%d" % n, (), ws=True)
+
+
+@pytest.fixture
+def feed(outbox: Outbox, redis_client: redis.Redis) -> Feed:
+    """Its reader."""
+    return Feed(outbox, redis_client)
+
+
+def test_what_only_websockets_want_is_kept_numbered_and_told_once(
+    outbox: Outbox, feed: Feed
+) -> None:
+    marks = feed.ends([0])
+    append(outbox, entry(1), told(1, given=True), entry(2), told(2))
+    append(outbox, told(1, given=True))
+    append(outbox, entry(3))
+
+    (line,) = feed.wait(marks, 0.1)
+
+    assert (line.outbox, line.count, line.number) == ("i1", 2, 1)
+    (entries,) = feed.ranges([(0, "i1", line.first, line.last)])
+    assert [(e.event_id, e.number, e.data) for e in entries] == [("ws1", 1, b"1"), ("ws2", 2, b"2")]
+    assert outbox.run(verbs.look(0, ["s1"]))[0].waiting == 3
+    assert feed.tail(0, "i1").number == 2
+
+
+def test_a_requeued_entry_is_not_told(outbox: Outbox, feed: Feed) -> None:
+    marks = feed.ends([0])
+    outbox.run(verbs.append(0, "i1", 1, "e1", [entry(1)], Limits(), requeue=True))
+
+    assert feed.wait(marks, 0.01) == []
+    assert feed.page(0, "i1", START, 10).entries == []
+
+
+def test_a_retention_of_nothing_leaves_websockets_the_last_ones_for_a_moment(
+    outbox: Outbox, feed: Feed
+) -> None:
+    for n in range(20):
+        append(outbox, told(n), retain_entries=0, retain_seconds=0)
+
+    page = feed.page(0, "i1", START, 100)
+
+    assert [each.number for each in page.entries] == list(range(13, 21))
+    assert feed.tail(0, "i1").edge < page.entries[0].id
+
+
+def test_the_feed_is_capped(outbox: Outbox, redis_client: redis.Redis, feed: Feed) -> None:
+    marks = feed.ends([0])
+    for n in range(600):
+        append(outbox, told(n), feed_lines=50)
+
+    lines = feed.wait(marks, 0.1)
+
+    assert redis_client.xlen("evo:{p0}:feed") < 250
+    assert lines[-1].number == 600
+    assert lines[0].number > 300  # and a reader sees that it missed some
+
+
+def test_a_change_is_told_and_its_repeat_is_not(outbox: Outbox, feed: Feed) -> None:
+    marks = feed.ends([0])
+    for revision in (1, 2, 2):
+        outbox.run(verbs.configure(0, "i1", revision, "e1", [HOOK]))
+    outbox.run(verbs.configure(0, "new", 1, "e1", []))
+    outbox.run(verbs.configure(0, "i1", 3, "e1", [], deleted=True))
+
+    lines = feed.wait(marks, 0.1)
+
+    assert [(line.outbox, line.count) for line in lines] == [("i1", 0), ("i1", 0)]
+
+
+def test_a_full_redis_refuses_what_only_websockets_want(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, told(1))
+    redis_client.config_set("maxmemory", redis_client.info("memory")["used_memory"])
+    try:
+        refused = append(outbox, told(2))
+    finally:
+        redis_client.config_set("maxmemory", "1gb")
+
+    assert (refused.status, refused.full) == ("full", "memory")

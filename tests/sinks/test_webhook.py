@@ -24,7 +24,7 @@ from standardwebhooks import Webhook
 from evoflask import __version__, signing
 from evoflask.dev.receiver import Received, Receiver
 from evoflask.settings import Settings
-from evoflask.sinks import webhook
+from evoflask.sinks import _http, webhook
 from evoflask.sinks.base import Attempt, Delivery, Outcome
 from evoflask.sinks.webhook import WebhookSink
 from tests.sinks.harness import DATA, closed_port, delivery, settings, target
@@ -622,10 +622,10 @@ def _tree(kind: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 def test_every_exception_of_aiohttp_has_its_row() -> None:
-    generic = [one.kind for one in webhook._ENDINGS[-3:]]
+    generic = [one.kind for one in _http.ENDINGS[-3:]]
 
     for kind in set(_tree(aiohttp.ClientError)):
-        row = next(one for one in webhook._ENDINGS if issubclass(kind, one.kind))
+        row = next(one for one in _http.ENDINGS if issubclass(kind, one.kind))
 
         assert row.kind not in generic, kind
         assert (row.kind is aiohttp.ClientError) == (kind is aiohttp.ClientError), kind
@@ -640,7 +640,7 @@ def test_every_exception_of_aiohttp_has_its_row() -> None:
 def test_any_other_exception_is_ambiguous_if_something_was_sent(
     error: Exception, sent: bool
 ) -> None:
-    attempt = webhook.translate(error, sent=sent)
+    attempt = _http.translate(error, sent=sent)
 
     assert attempt.outcome is (Outcome.AMBIGUOUS if sent else Outcome.UNREACHABLE)
     assert "secret" not in attempt.detail
@@ -656,18 +656,18 @@ def test_any_other_exception_is_ambiguous_if_something_was_sent(
         ("-5", None),
         ("1.5", None),
         ("soon", None),
-        ("9" * 5000, webhook.MAX_RETRY_AFTER),
+        ("9" * 5000, _http.MAX_RETRY_AFTER),
         ("٣", None),
         ("Tue, 14 Nov 2023 22:14:20 GMT", 60.0),
         ("Tue, 14 Nov 2023 22:12:20 GMT", 0.0),
         ("Tuesday, 14-Nov-23 22:14:20 GMT", 60.0),
         ("Tue, 14 Nov 99999 22:14:20 GMT", None),
         ("Tue, 14 Nov 2023 22:14:20 +0100", 0.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", webhook.MAX_RETRY_AFTER),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", _http.MAX_RETRY_AFTER),
     ],
 )
 def test_retry_after_is_read_as_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
-    assert webhook.parse_retry_after(value, 1_700_000_000.0) == seconds
+    assert _http.parse_retry_after(value, 1_700_000_000.0) == seconds
 
 
 def test_new_secrets_sign_and_verify() -> None:

@@ -114,6 +114,25 @@ def test_no_secret_is_in_the_repr() -> None:
     assert settings.secrets() == ("hunter2",)
 
 
+def test_a_secret_is_hidden_as_it_is_written_and_as_it_is() -> None:
+    settings = Settings(
+        api_key="key%41",
+        database_url="postgresql://u:p%40ss@c/d",
+        nats_uri="nats://to%2Fken@e,tls://user:word@f, tls://g",
+    )
+
+    hidden = settings.secrets()
+
+    assert set(hidden) >= {"key%41", "p%40ss", "p@ss", "to%2Fken", "to/ken", "word"}
+    assert "user" not in hidden
+
+
+def test_a_secret_that_another_begins_with_does_not_show_the_rest_of_it() -> None:
+    settings = Settings(api_key="abc", redis_url="redis://:abcdef@a", nats_uri="nats://abcd@b")
+
+    assert settings.secrets() == ("abcdef", "abcd", "abc")
+
+
 def test_a_home_with_a_short_path_has_its_socket_inside() -> None:
     assert embedded_socket(Path("/srv/evo")) == Path("/srv/evo/redis/redis.sock")
 

@@ -23,9 +23,12 @@ KEYS = {
     ],
     "nats": [
         "id", "enabled", "events", "createdAt", "updatedAt", "instanceId", "subject",
-        "jetstream", "createStream",
+        "jetstream", "createStream", "delivery",
     ],
-    "sqs": ["id", "enabled", "events", "createdAt", "updatedAt", "instanceId", "queueUrl"],
+    "sqs": [
+        "id", "enabled", "events", "createdAt", "updatedAt", "instanceId", "queueUrl",
+        "accessKeyId", "secretAccessKey",
+    ],
     "pusher": [
         "id", "enabled", "appId", "key", "secret", "cluster", "useTLS", "events", "createdAt",
         "updatedAt", "instanceId", "oversize",
@@ -37,7 +40,7 @@ WORKING = {
     "websocket": {},
     "rabbitmq": {},
     "nats": {},
-    "sqs": {"queueUrl": "https://sqs.eu-west-1.amazonaws.com/1/q"},
+    "sqs": {"queueUrl": "https://sqs.eu-west-1.amazonaws.com/123456789012/q"},
     "pusher": {"appId": "1", "key": "k", "secret": "s", "cluster": "eu"},
 }
 
@@ -302,3 +305,25 @@ def test_a_literal_address_that_must_not_be_reached_is_refused_at_set(
         assert messages(answer)[0].startswith("webhook.url: Must not be reached")
     allowed = call("POST", "/webhook/set/a", {"webhook": {"url": "http://127.0.0.1:9/"}})
     assert allowed.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("jetstream", "promised"), [(True, "at-least-once"), (False, "at-most-once")]
+)
+def test_nats_says_what_it_promises_wherever_the_subscription_is_shown(
+    call: Request, instance: str, jetstream: bool, promised: str
+) -> None:
+    made = call("POST", "/nats/set/a", {"nats": {"enabled": False, "jetstream": jetstream}}).json
+
+    again = call("POST", "/nats/set/a", {"nats": {**made, "delivery": "exactly-once"}})
+    shown = [
+        made,
+        again.json,
+        call("GET", "/nats/find/a").json,
+        call("GET", "/event/find/a").json["nats"],
+        call("GET", "/subscription/a/nats").json,
+        *[each for each in call("GET", "/lane").json["lanes"] if each["sink"] == "nats"],
+    ]
+
+    assert [each["delivery"] for each in shown] == [promised] * 6
+    assert "delivery" not in call("GET", "/webhook/find/a").json
