@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,17 @@ class SqsServer(Server):
 
     def accepted(self) -> list[tuple[str, str]]:
         """Id and SHA-256 of the body of all that was ever accepted, in order."""
-        lines = self.book.read_text().splitlines()
-        return [(event_id, sha) for event_id, sha in (line.rsplit(" ", 1) for line in lines)]
+        return [(event_id, sha) for event_id, sha, _ in self._kept()]
+
+    def times(self) -> dict[str, float]:
+        """When each was accepted last, Unix seconds, by its id: how late it arrived, without the
+        polls of a consumer."""
+        return {event_id: float(at) for event_id, _, at in self._kept()}
+
+    def _kept(self) -> list[list[str]]:
+        # The last line may be half written.
+        lines = self.book.read_text().split("\n")[:-1]
+        return [line.rsplit(" ", 2) for line in lines]
 
 
 # In the server's process
@@ -158,7 +168,8 @@ class Book:
         for kept in answer.get("Successful") or ():
             entry = entries[kept["Id"]]
             named = entry.get("MessageAttributes", {}).get("id", {}).get("StringValue", "-")
-            lines.append(f"{named} {hashlib.sha256(entry['MessageBody'].encode()).hexdigest()}\n")
+            sha = hashlib.sha256(entry["MessageBody"].encode()).hexdigest()
+            lines.append(f"{named} {sha} {time.time()}\n")
         with self._lock:
             self._file.writelines(lines)
             self._file.flush()
