@@ -17,7 +17,6 @@ $(STAMP): requirements.txt requirements-dev.txt scripts/prepare
 
 $(SERVERS): $(STAMP) evoflask/dev/soketi/package-lock.json
 	@scripts/prepare servers
-	@touch $@
 
 run: $(STAMP) ## Start everything on this machine: PORT (8080), EVOFLASK_HOME (var)
 	@exec $(BIN)/python -m evoflask.dev --with-parent

@@ -12,15 +12,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import ClassVar
 from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from evoflask.dev.process import Process, free_port, wait_for
+from evoflask.dev.process import Process, free_port
+from evoflask.dev.server import Server
 from evoflask.errors import Misconfigured
 
 OLDEST = (6, 2)
@@ -61,13 +61,16 @@ def find_binary() -> Path:
     raise Misconfigured("There is no redis-server 6.2 or newer on PATH.")
 
 
-class RedisServer:
+class RedisServer(Server):
     """A server that is started, killed and started again on the same data and address.
 
     `data`: its folder; made if missing. `socket`: a unix socket's path; None: a free port on
     loopback, kept over restarts. `fsync`: `everysec`, `always` or `no`; counts only with
     `appendonly`. `maxmemory`: as Redis writes it, `1gb`; `0` is no limit. Never evicts.
     """
+
+    name: ClassVar[str] = "redis"
+    patience: ClassVar[float] = 60.0
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class RedisServer:
         pass_fds: Sequence[int] = (),
         parent_death_signal: int = signal.SIGKILL,
     ) -> None:
-        self.data = data
+        super().__init__(data)
         self.socket = socket
         self.port = 0 if socket else free_port()
         self._binary = binary
@@ -95,7 +98,6 @@ class RedisServer:
         ]
         self._pass_fds = tuple(pass_fds)
         self._death = parent_death_signal
-        self.process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -110,82 +112,23 @@ class RedisServer:
             self.url, retry=Retry(NoBackoff(), 0), socket_timeout=10, socket_connect_timeout=2
         )
 
-    def prepare(self) -> Process:
-        """The command, not started yet, and its folders made. Always the same `Process`.
-
-        Raises `Misconfigured` when there is no server, or the data are of a newer one.
-        """
-        if self.process is None:
-            binary = self._binary or find_binary()
-            self._check_data(binary)
-            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.process = Process(
-                [str(binary), *self._address(), *self._options],
-                name="redis",
-                log=self.data / "redis.log",
-                pass_fds=self._pass_fds,
-                parent_death_signal=self._death,
-            )
-        return self.process
-
-    def start(self, timeout: float = 60.0) -> Self:
-        """Starts it and waits until it answers, which a long log delays.
-
-        Raises `Misconfigured` as `prepare` does, `RuntimeError` with the end of its log when
-        it ends instead, `TimeoutError`.
-        """
-        process = self.prepare().start()
-        try:
-            wait_for(self.answers, timeout, f"an answer of redis-server, see {process.log}")
-        except BaseException:
-            process.kill9()
-            raise
-        return self
+    def command(self) -> Process:
+        """Raises `Misconfigured` also when the data are of a newer server."""
+        binary = self._binary or find_binary()
+        self._check_data(binary)
+        return Process(
+            [str(binary), *self._address(), *self._options],
+            name=self.name,
+            log=self.data / "redis.log",
+            pass_fds=self._pass_fds,
+            parent_death_signal=self._death,
+        )
 
     def answers(self) -> bool:
-        """Whether it is up and has read its data. Raises `RuntimeError` when it ended."""
-        if self.process is None or not self.process.alive:
-            output = self.process.output() if self.process else ""
-            raise RuntimeError("redis-server ended:\n" + "\n".join(output.splitlines()[-5:]))
+        """Whether it is up and has read its data, which a long log delays."""
         with contextlib.suppress(redis.RedisError, OSError), self.client() as client:
             return bool(client.ping())
         return False
-
-    def stop(self, grace: float = 5.0) -> None:
-        """SIGTERM, on which it writes to disk what it has, then the whole group."""
-        if self.process:
-            self.process.stop(grace)
-
-    def kill9(self) -> None:
-        """As a crash: what was not written is lost."""
-        if self.process:
-            self.process.kill9()
-
-    def restart(self) -> Self:
-        """Starts again after `stop` or `kill9`, on the same data and address."""
-        self.stop()
-        return self.start()
-
-    def pause(self) -> None:
-        """Hangs until `resume`: connections stay open, nothing is answered."""
-        if self.process:
-            self.process.send(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Ends `pause`."""
-        if self.process:
-            self.process.send(signal.SIGCONT)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _address(self) -> list[str]:
         if self.socket is None:

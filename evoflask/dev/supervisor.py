@@ -222,7 +222,7 @@ class Supervisor:
         self._redis = Child(server.prepare())
         self._redis.start()
         try:
-            wait_for(lambda: self._asked or server.answers(), 300, "the embedded Redis")
+            wait_for(lambda: self._asked or server.up(), 300, "the embedded Redis")
         except (RuntimeError, TimeoutError) as error:
             raise Misconfigured(f"The embedded Redis does not start: {error}") from error
 

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from evoflask.dev.server import Server
 from evoflask.formats import Standard
 from evoflask.settings import Settings
 from evoflask.sinks import load
@@ -147,6 +148,24 @@ class Harness(abc.ABC):
     def outcomes_of_a_kill(self) -> set[Outcome]:
         """How deliveries may end when the server is killed in their middle."""
         return {Outcome.DELIVERED, Outcome.AMBIGUOUS, Outcome.UNREACHABLE}
+
+
+class ServerHarness(Harness):
+    """With one of our private servers."""
+
+    server: Server
+
+    def kill(self) -> None:
+        self.server.kill9()
+
+    def start(self) -> None:
+        self.server.start()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
 
 
 Start = Callable[[Path], AbstractContextManager[Harness]]

@@ -17,7 +17,7 @@ from evoflask.dev.nats_server import NatsServer
 from evoflask.settings import Settings
 from evoflask.sinks import load
 from evoflask.sinks.base import Delivery, Sink, Target
-from tests.sinks.harness import Harness, delivery, settings, target
+from tests.sinks.harness import Harness, ServerHarness, delivery, settings, target
 
 T = TypeVar("T")
 AUTH = ("evoflask", "p@ss/wörd")
@@ -42,7 +42,7 @@ def at(url: str, work: Callable[[Client], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-class NatsHarness(Harness):
+class NatsHarness(ServerHarness):
     name = "nats"
 
     def __init__(self, folder: Path) -> None:
@@ -95,18 +95,6 @@ class NatsHarness(Harness):
 
     def connections(self) -> int:
         return self.server.connections("evoflask")
-
-    def kill(self) -> None:
-        self.server.kill9()
-
-    def start(self) -> None:
-        self.server.start()
-
-    def pause(self) -> None:
-        self.server.pause()
-
-    def resume(self) -> None:
-        self.server.resume()
 
 
 @contextlib.contextmanager

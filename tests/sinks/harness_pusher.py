@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from evoflask.dev.soketi_server import SoketiServer
 from evoflask.settings import Settings
 from evoflask.sinks.base import Delivery, Sink, Target
-from tests.sinks.harness import Harness, delivery, settings, target
+from tests.sinks.harness import ServerHarness, delivery, settings, target
 
 APP = "1001"
 KEY = "app-key"
@@ -63,7 +63,7 @@ def subscriber(server: SoketiServer, channel: str) -> Iterator[Callable[[], dict
         yield read
 
 
-class PusherHarness(Harness):
+class PusherHarness(ServerHarness):
     name = "pusher"
     largest = 10_000
     kept = 0  # soketi answers `Connection: close`, Pusher does not
@@ -99,18 +99,6 @@ class PusherHarness(Harness):
         rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
         established = "01"
         return sum(row[1].endswith(local) and row[3] == established for row in rows)
-
-    def kill(self) -> None:
-        self.server.kill9()
-
-    def start(self) -> None:
-        self.server.start()
-
-    def pause(self) -> None:
-        self.server.pause()
-
-    def resume(self) -> None:
-        self.server.resume()
 
 
 @contextlib.contextmanager

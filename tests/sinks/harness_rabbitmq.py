@@ -15,12 +15,12 @@ from evoflask.dev.rabbitmq_server import RabbitmqServer
 from evoflask.settings import Settings
 from evoflask.sinks import load
 from evoflask.sinks.base import Delivery, Sink, Target
-from tests.sinks.harness import Harness, delivery, settings, target
+from tests.sinks.harness import Harness, ServerHarness, delivery, settings, target
 
 EXCHANGE = "evolution-events"
 
 
-class RabbitmqHarness(Harness):
+class RabbitmqHarness(ServerHarness):
     name = "rabbitmq"
     largest = 16_000_000
 
@@ -73,18 +73,6 @@ class RabbitmqHarness(Harness):
         self.channel()
         lines = self.server.ctl("list_connections", "pid", "state").splitlines()
         return sum(line.split()[-1] == "running" for line in lines if line.startswith("<"))
-
-    def kill(self) -> None:
-        self.server.kill9()
-
-    def start(self) -> None:
-        self.server.start()
-
-    def pause(self) -> None:
-        self.server.pause()
-
-    def resume(self) -> None:
-        self.server.resume()
 
     def prepare(self) -> None:
         """What subscribers declare."""

@@ -10,7 +10,7 @@ from evoflask.dev.sqs_server import REGION, SqsServer, require_keys
 from evoflask.settings import Settings
 from evoflask.sinks import load
 from evoflask.sinks.base import Delivery, Sink, Target
-from tests.sinks.harness import Harness, delivery, settings, target
+from tests.sinks.harness import ServerHarness, delivery, settings, target
 
 OWN = {"accessKeyId": "AKIDEXAMPLE", "secretAccessKey": "not-the-operators"}
 QUEUE = "contract"
@@ -23,7 +23,7 @@ def established(port: int) -> int:
     return sum(own.endswith(f":{port:04X}") and state == "01" for own, _, state in ends)
 
 
-class SqsHarness(Harness):
+class SqsHarness(ServerHarness):
     name = "sqs"
     largest = 1_048_000
 
@@ -69,19 +69,10 @@ class SqsHarness(Harness):
     def connections(self) -> int:
         return established(self.server.port)
 
-    def kill(self) -> None:
-        self.server.kill9()
-
     def start(self) -> None:
         """moto keeps no queue; what it had accepted is in its book."""
         self.server.start()
         self.server.create(QUEUE)
-
-    def pause(self) -> None:
-        self.server.pause()
-
-    def resume(self) -> None:
-        self.server.resume()
 
     def close(self) -> None:
         for server in (self.server, self._locked):
