@@ -22,6 +22,16 @@ from evoflask.settings import Settings
 SWITCH = 0.0005
 """Seconds after which a thread that computes lets another one go on; Python's own is 5 ms."""
 
+LAST = 2.0
+"""Seconds that a drain's work may take to end after the drain was stopped."""
+
+
+def _raise(results: Sequence[BaseException | None]) -> None:
+    """The first error among results."""
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
 
 class _Berth:
     """A drain, its loop and its thread."""
@@ -47,6 +57,11 @@ class _Berth:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        # Whoever waits for one of these hears of its end.
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self.loop.close()
 
 
@@ -58,6 +73,7 @@ class Fleet:
         self._berths = [
             _Berth(name, Drain(settings, [name], chores=n == 0)) for n, name in enumerate(served)
         ]
+        self._works: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connects all. Raises the first error; asked again, it starts what did not start."""
@@ -70,26 +86,32 @@ class Fleet:
 
     async def drain_until_quiet(self, max_seconds: float, quiet_seconds: float) -> None:
         """Works until nothing was due at any sink for `quiet_seconds`, at most `max_seconds`."""
-        await asyncio.gather(
-            *(
+        works = [
+            asyncio.ensure_future(
                 berth.run(
                     berth.drain.drain_until_quiet(max_seconds, quiet_seconds, self._last_work)
                 )
-                for berth in self._berths
             )
-        )
+            for berth in self._berths
+        ]
+        self._works.update(works)
+        try:
+            _raise(await asyncio.gather(*works, return_exceptions=True))
+        finally:
+            self._works.difference_update(works)
 
     async def stop(self, grace: float) -> None:
         """As `Drain.stop`, all at once; then their threads end."""
         stops = (berth.run(berth.drain.stop(grace)) for berth in self._berths if berth.started)
         try:
             results = await asyncio.gather(*stops, return_exceptions=True)
+            if self._works:
+                # They end by themselves now; a loop that ends before would leave them open.
+                await asyncio.wait(set(self._works), timeout=LAST)
         finally:
             for berth in self._berths:
                 berth.close()
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        _raise(results)
 
     def _last_work(self) -> float:
         """When any of them last had something to do: they go to sleep together. One that
