@@ -12,7 +12,7 @@ import pytest
 
 from evoflask.dev.process import wait_for
 from evoflask.dev.receiver import Receiver
-from tests.system.six import Six, six
+from tests.system.six_servers import Six, six
 
 BOUND = 0.2
 """Seconds: the 99th percentile from the answer of the emit to the arrival."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from evoflask.dev.process import free_port, wait_for
-from tests.system.six import SIX, Six, six
+from tests.system.six_servers import SIX, Six, six
 
 LANES = [sink for sink in SIX if sink != "websocket"]
 INSTANCES = ("well", "ill", "control")
