@@ -185,7 +185,7 @@ def another_lane(instance: str) -> str:
     Subscription.create(
         instance=row,
         name="mass",
-        sink="nats",
+        sink="nobodys",
         lane=lane,
         enabled=True,
         format="standard",
@@ -223,7 +223,7 @@ class Mass:
         assert self._run(call).status == "ok"
 
     def _drain(self) -> None:
-        (held,) = self._run(verbs.take(0, "nats", random_id(), hold=10, lanes=1, ids=256)).lanes
+        (held,) = self._run(verbs.take(0, "nobodys", random_id(), hold=10, lanes=1, ids=256)).lanes
         ids = held.ids
         while ids:
             ended = [Ended("d", member, tries + 1) for member, tries in ids]
