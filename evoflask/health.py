@@ -20,7 +20,7 @@ from evoflask.outbox import Outbox, connect, totals
 from evoflask.outbox.timetable import Timetable
 from evoflask.outbox.totals import Server
 from evoflask.settings import Settings
-from evoflask.sinks import SINKS, delivering
+from evoflask.sinks import delivering
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ def _bells(settings: Settings) -> Part:
 
 
 def _workers(outbox: Outbox, settings: Settings) -> Part:
-    names = [name for name in SINKS if name != "websocket"]
+    names = delivering()
     partitions = settings.outbox_partitions
     awake = totals.awake(outbox, names, partitions)
     oldest = totals.read(outbox, names, partitions).oldest

@@ -20,7 +20,7 @@ from evoflask.outbox import Outbox, connect, verbs
 from evoflask.outbox.timetable import Lease, Timetable
 from evoflask.outbox.verbs import Backlog
 from evoflask.settings import Settings
-from evoflask.sinks import SINKS
+from evoflask.sinks import delivering
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ WRITING = 0.7
 """Seconds a tick in which letters are written."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
-SINK_NAMES = [name for name in SINKS if name != "websocket"]
+SINK_NAMES = delivering()
 
 
 class Chores:

@@ -12,16 +12,18 @@ import hashlib
 import importlib
 import ipaddress
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from evoflask.dev.server import Server
+from evoflask.errors import Misconfigured
 from evoflask.formats import Standard
 from evoflask.settings import Settings
 from evoflask.sinks import load
 from evoflask.sinks.base import Delivery, Outcome, Sink, Target
+from tests.conftest import missing
 
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 DATA = (
@@ -174,3 +176,14 @@ Start = Callable[[Path], AbstractContextManager[Harness]]
 def start_of(sink: str) -> Start:
     """The sink's own harness. Raises `ModuleNotFoundError` where there is none."""
     return cast("Start", importlib.import_module(f"tests.sinks.harness_{sink}").start)
+
+
+@contextmanager
+def running(sink: str, folder: Path) -> Iterator[Any]:
+    """The sink's own harness, running. A server that is missing ends the test."""
+    with ExitStack() as stack:
+        try:
+            harness = stack.enter_context(start_of(sink)(folder))
+        except Misconfigured as error:
+            missing(str(error))
+        yield harness

@@ -11,11 +11,9 @@ from typing import TypeVar
 
 import pytest
 
-from evoflask.errors import Misconfigured
 from evoflask.sinks import SINKS, delivering, load
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink
-from tests.conftest import missing
-from tests.sinks.harness import Harness, delivery, start_of
+from tests.sinks.harness import Harness, delivery, running, start_of
 
 BUILT = sorted(delivering())
 T = TypeVar("T")
@@ -37,15 +35,8 @@ BODIES = {
 def harness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Harness]:
-    try:
-        started = start_of(request.param)(tmp_path_factory.mktemp(request.param))
-        found = started.__enter__()
-    except Misconfigured as error:
-        missing(str(error))
-    try:
+    with running(request.param, tmp_path_factory.mktemp(request.param)) as found:
         yield found
-    finally:
-        started.__exit__(None, None, None)
 
 
 def with_sink(sink: Sink, work: Callable[[Sink], Awaitable[T]]) -> T:

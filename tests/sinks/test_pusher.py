@@ -24,9 +24,7 @@ from evoflask.settings import Settings
 from evoflask.sinks import pusher
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Target
 from evoflask.sinks.pusher import MAX_DATA, PusherSink, classify, fault
-from tests.conftest import missing
-from tests.sinks import harness_pusher
-from tests.sinks.harness import delivery, settings
+from tests.sinks.harness import delivery, running, settings
 from tests.sinks.harness_pusher import (
     APP,
     KEY,
@@ -43,15 +41,8 @@ from tests.sinks.harness_pusher import (
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PusherHarness]:
-    started = harness_pusher.start(tmp_path_factory.mktemp("pusher"))
-    try:
-        found = started.__enter__()
-    except Misconfigured as error:
-        missing(str(error))
-    try:
+    with running("pusher", tmp_path_factory.mktemp("pusher")) as found:
         yield found
-    finally:
-        started.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ import botocore.exceptions
 import pytest
 
 from evoflask.dev.sqs_server import REGION
-from evoflask.errors import Misconfigured
 from evoflask.formats import Standard
 from evoflask.ids import event_id
 from evoflask.settings import Settings
@@ -29,23 +28,14 @@ from evoflask.sinks._sqs_clients import ClientKey, Clients
 from evoflask.sinks._sqs_messages import MAX_BYTES, deduplication_id, group_id
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Target
 from evoflask.sinks.sqs import SqsSink, classify, translate
-from tests.conftest import missing
-from tests.sinks import harness_sqs
-from tests.sinks.harness import closed_port, delivery, settings, target
+from tests.sinks.harness import closed_port, delivery, running, settings, target
 from tests.sinks.harness_sqs import OWN, SqsHarness
 
 
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsHarness]:
-    started = harness_sqs.start(tmp_path_factory.mktemp("sqs"))
-    try:
-        found = started.__enter__()
-    except Misconfigured as error:
-        missing(str(error))
-    try:
+    with running("sqs", tmp_path_factory.mktemp("sqs")) as found:
         yield found
-    finally:
-        started.__exit__(None, None, None)
 
 
 def send(config: Settings, *batches: Sequence[Delivery]) -> list[list[Attempt]]:
