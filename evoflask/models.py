@@ -164,7 +164,26 @@ DeadLetter.add_index(
 )
 
 
-TABLES: tuple[type[Row], ...] = (Meta, Instance, Subscription, DeadLetter)
+class AuditLog(Row):
+    """One thing that somebody did. No foreign keys: it outlives what it tells of."""
+
+    id = peewee.AutoField()
+    at = peewee.DoubleField(default=time.time)
+    by = peewee.CharField(max_length=120)
+    """The name of the key: `global`, `instance:<name>`, `cli`, `dashboard`, `clock`."""
+    action = peewee.CharField(max_length=40)
+    """`lane.pause`, `deadletter.requeue`: the noun and the verb."""
+    instance_id = peewee.IntegerField(null=True)
+    """Row of the instance it concerned; None: of several, or of none."""
+    instance_name = peewee.CharField(max_length=100, null=True)
+    subscription_name = peewee.CharField(max_length=100, null=True)
+    facts = JsonField(default=dict)
+
+
+AuditLog.add_index(AuditLog.index(AuditLog.instance_id, AuditLog.id, name="audit_log_instance"))
+
+
+TABLES: tuple[type[Row], ...] = (Meta, Instance, Subscription, DeadLetter, AuditLog)
 
 
 def epoch() -> str:

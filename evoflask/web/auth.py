@@ -48,6 +48,12 @@ def caller_from_request() -> Caller:
     )
 
 
+def who(instance: str | None = None) -> str:
+    """The caller's name in the audit log: the name of its key. `instance`: whose token it is
+    where it is not the global key."""
+    return "global" if caller_from_request().global_ else f"instance:{instance}"
+
+
 def unauthorized() -> Unauthorized:
     """The one 401."""
     return Unauthorized("Unauthorized")
