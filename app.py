@@ -18,6 +18,7 @@ from evoflask.web import (
     health,
     instances,
     lanes,
+    operations,
     sinks,
     subscriptions,
 )
@@ -28,6 +29,7 @@ BLUEPRINTS = (
     health.bp,
     instances.bp,
     lanes.bp,
+    operations.bp,
     sinks.bp,
     subscriptions.bp,
 )

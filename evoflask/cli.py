@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -245,7 +244,7 @@ def _chosen(letters: Sequence[int], all_: bool, options: dict[str, str | None]) 
         raise BadInput("Name letters by their ids, or by a filter, or all of them with --all.")
 
 
-def _each(letters: Sequence[int], do: Callable[[int], None], done: str) -> None:
+def _each(letters: Sequence[int], do: Callable[[int], object], done: str) -> None:
     """Status 1 where one is not there or cannot be."""
     refused = 0
     for letter in letters:
@@ -277,9 +276,7 @@ def requeue_letters(
     manager = parts().manager
     if letters:
         _each(letters, lambda letter: deadletters.requeue(manager, letter), "requeued")
-    done = deadletters.requeue_many(
-        manager, _filter(options), limit=limit or sys.maxsize, seconds=math.inf
-    )
+    done = deadletters.requeue_many(manager, _filter(options), limit=limit)
     click.echo(f"{done.requeued} requeued, {done.left} left.")
     if done.stopped:
         raise done.stopped
@@ -300,9 +297,7 @@ def discard_letters(
     _chosen(letters, all_, options)
     if letters:
         _each(letters, deadletters.discard, "discarded")
-    discarded, left = deadletters.discard_many(
-        _filter(options), limit=limit or sys.maxsize, seconds=math.inf
-    )
+    discarded, left = deadletters.discard_many(_filter(options), limit=limit)
     click.echo(f"{discarded} discarded, {left} left.")
 
 

@@ -148,6 +148,15 @@ def get(name: str) -> State:
     return state
 
 
+def by_id(instance: int) -> Instance | None:
+    """The row of an instance that was not deleted."""
+    with db.translate():
+        row: Instance | None = Instance.get_or_none(
+            (Instance.id == instance) & Instance.deleted_at.is_null()
+        )
+    return row
+
+
 def get_subscription(name: str, subscription: str) -> Subscription:
     """Raises `NotFound`."""
     found = get(name).sink(subscription)

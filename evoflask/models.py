@@ -183,7 +183,47 @@ class AuditLog(Row):
 AuditLog.add_index(AuditLog.index(AuditLog.instance_id, AuditLog.id, name="audit_log_instance"))
 
 
-TABLES: tuple[type[Row], ...] = (Meta, Instance, Subscription, DeadLetter, AuditLog)
+class Operation(Row):
+    """A long action by hand that was not over after its first piece. See `operations`."""
+
+    id = peewee.AutoField()
+    kind = peewee.CharField(max_length=20)
+    scope_instance_id = peewee.IntegerField(null=True)
+    """Row of the instance that it concerns, whose token sees it; None: of several."""
+    wanted = JsonField(default=dict)
+    """What it was asked to handle, in the words of its kind."""
+    onto = JsonField(null=True)
+    """The subscription that it delivers to, where that is another one."""
+    rate = peewee.DoubleField(null=True)
+    """Deliveries a second at most."""
+    by = peewee.CharField(max_length=120)
+    state = peewee.CharField(max_length=10, default="running")
+    """`running`, `done`, `cancelled`, `failed`."""
+    total = peewee.IntegerField(default=0)
+    """How many there were to handle when it began."""
+    done = peewee.IntegerField(default=0)
+    failed = peewee.IntegerField(default=0)
+    cursor = JsonField(null=True)
+    """Where the next piece begins, in the words of its kind."""
+    error = peewee.TextField(null=True)
+    """What keeps it from going on, or ended it."""
+    created_at = peewee.DoubleField(default=time.time)
+    updated_at = peewee.DoubleField(default=time.time)
+    """When its last piece ended."""
+    ended_at = peewee.DoubleField(null=True)
+
+
+Operation.add_index(
+    Operation.index(
+        Operation.updated_at, where=Operation.state == "running", name="operation_running"
+    )
+)
+Operation.add_index(
+    Operation.index(Operation.scope_instance_id, Operation.id, name="operation_scope")
+)
+
+
+TABLES: tuple[type[Row], ...] = (Meta, Instance, Subscription, DeadLetter, AuditLog, Operation)
 
 
 def epoch() -> str:

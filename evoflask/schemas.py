@@ -686,6 +686,7 @@ class _Letters(Schema):
     code = fields.String(validate=validate.Length(max=40))
     since = Moment()
     until = Moment()
+    text = fields.String(validate=validate.Length(1, 200))
 
 
 class _LettersPage(_Letters):
@@ -694,7 +695,23 @@ class _LettersPage(_Letters):
 
 
 class _LettersMany(_Letters):
-    limit = Whole(validate=validate.Range(1, 100_000))
+    limit = Whole(validate=validate.Range(1, 10_000_000))
+    dryRun = Flag()
+
+
+class _LettersOnto(_LettersMany):
+    onto = fields.String(validate=name)
+
+
+class _LetterOnto(Schema):
+    onto = fields.String(validate=name)
+
+
+class _Operations(Schema):
+    instance = fields.String(validate=name)
+    state = fields.String(validate=validate.OneOf(("running", "done", "cancelled", "failed")))
+    after = fields.Integer(validate=validate.Range(0, 2**53))
+    limit = fields.Integer(validate=validate.Range(1, 500))
 
 
 def lanes_query(query: Mapping[str, Any]) -> dict[str, Any]:
@@ -708,8 +725,23 @@ def letters_query(query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def letters_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    """`POST /deadletter/requeue` and `discard`: a filter and `limit`. Raises `BadInput`."""
+    """`POST /deadletter/discard`: a filter, `limit`, `dryRun`. Raises `BadInput`."""
     return _load(_LettersMany(), body, "")
+
+
+def requeue_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`POST /deadletter/requeue`: the same, and `onto`. Raises `BadInput`."""
+    return _load(_LettersOnto(), body, "")
+
+
+def requeue_one_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`POST /deadletter/<id>/requeue`: `onto`. Raises `BadInput`."""
+    return _load(_LetterOnto(), body, "")
+
+
+def operations_query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """`GET /operation`: `instance`, `state`, `after`, `limit`. Raises `BadInput`."""
+    return _load(_Operations(), query, "")
 
 
 # --- marshmallow's one door ------------------------------------------------------------------

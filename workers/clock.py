@@ -1,6 +1,6 @@
-"""`python -m workers.clock`: the chores, once a second.
+"""`python -m workers.clock`: the chores, once a second, and operations in a thread beside them.
 
-They are idempotent and done under a lease, so several clocks do no harm and a killed one
+The chores are idempotent and done under a lease, so several clocks do no harm and a killed one
 leaves nothing. SIGTERM or SIGINT ends it with status 0 within two seconds.
 """
 
@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -25,6 +26,8 @@ from evoflask.settings import Settings
 log = logging.getLogger("evoflask.clock")
 
 EVERY = 1.0
+LOOK = 0.2
+"""Seconds between looks for an operation that may go on."""
 
 
 class Chores(Protocol):
@@ -32,6 +35,45 @@ class Chores(Protocol):
 
     def tick(self) -> None:
         """Does what is due. May fail, and is asked again."""
+
+
+class Operating(Protocol):
+    """What the clock asks of the one who goes on with operations."""
+
+    def turn(self) -> bool:
+        """One piece of one; whether there was one. May fail, and is asked again."""
+
+
+class Beside:
+    """A thread that goes on with operations. It never delays a chore, and the end of the
+    process may leave it at any point.
+
+    `make`: builds who does it; called again until it works.
+    """
+
+    def __init__(self, make: Callable[[], Operating]) -> None:
+        self._make = make
+        self._operator: Operating | None = None
+        self._failures = Repeats(log, expected=(redis.RedisError,))
+
+    def start(self) -> None:
+        """At once, and until the process ends."""
+        threading.Thread(target=self._run, name="operations", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            if not self._turn():
+                time.sleep(LOOK)
+
+    def _turn(self) -> bool:
+        try:
+            self._operator = self._operator or self._make()
+            worked = self._operator.turn()
+        except Exception as error:
+            self._failures.tell("operations cannot go on", error)
+            return False
+        self._failures.over("operations go on again")
+        return worked
 
 
 class Clock:
@@ -82,8 +124,9 @@ def main() -> int:
     except Misconfigured as error:
         return evoflask.log.refuse(error)
     evoflask.log.configure(settings.log_level, settings.secrets())
-    from evoflask.delivery import chores
+    from evoflask.delivery import chores, operator
 
+    Beside(lambda: operator.Operator(settings)).start()
     return Clock(lambda: chores.Chores(settings)).run()
 
 

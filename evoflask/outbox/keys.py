@@ -32,6 +32,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:wake              channel  sinks, or sinks and lanes, with something new
     evo:partitions             set      partitions in use
     evo:clock                  string   who does the chores (expires)
+    evo:operator               string   who goes on with operations (expires)
     evo:chores                 hash     when each chore was last done, and what it saw
 """
 
@@ -39,6 +40,7 @@ from __future__ import annotations
 
 PARTITIONS = "evo:partitions"
 CLOCK = "evo:clock"
+OPERATOR = "evo:operator"
 CHORES = "evo:chores"
 
 

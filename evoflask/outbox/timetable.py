@@ -23,17 +23,20 @@ return 1
 
 
 class Lease:
-    """The right to do the chores, for a time."""
+    """The right to do the chores, or what another key stands for, for a time."""
 
-    def __init__(self, outbox: Outbox, holder: str, seconds: float) -> None:
+    def __init__(
+        self, outbox: Outbox, holder: str, seconds: float, *, key: str = keys.CLOCK
+    ) -> None:
         self._outbox = outbox
         self._holder = holder
         self._seconds = seconds
+        self._key = key
 
     def take(self) -> bool:
         """Whether it is ours, for the next seconds. Raises `OutboxDown`."""
         args = (self._holder, round(self._seconds * 1000))
-        return bool(self._outbox.ask(lambda r: r.eval(_LEASE, 1, keys.CLOCK, *args)))
+        return bool(self._outbox.ask(lambda r: r.eval(_LEASE, 1, self._key, *args)))
 
 
 @dataclass(frozen=True, slots=True)

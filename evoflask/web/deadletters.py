@@ -7,13 +7,12 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, request
 
-from evoflask import deadletters, schemas
-from evoflask.deadletters import Filter, Requeued
+from evoflask import auditlog, configuration, deadletters, operations, schemas
+from evoflask.deadletters import Filter
 from evoflask.errors import BadInput
 from evoflask.models import DeadLetter
 from evoflask.web import bodies, parts
-from evoflask.web.auth import some_key, visible
-from evoflask.web.errors import reason_of
+from evoflask.web.auth import some_key, visible, who
 
 bp = Blueprint("deadletters", __name__, url_prefix="/deadletter")
 
@@ -52,39 +51,75 @@ def show(letter: int) -> Response:
 @bp.post(f"/{_ID}/requeue")
 @some_key
 def requeue(letter: int) -> dict[str, Any]:
-    """Deliver one again, by the same event id; 409 where its subscription is gone."""
-    deadletters.requeue(parts().manager, letter, visible(None))
+    """Deliver one again, by the same event id; 409 where its subscription is gone.
+    `{"onto": "<subscription>"}`: to another one of its instance."""
+    asked = bodies.json_body(schemas.requeue_one_body) if _has_body() else {}
+    row = deadletters.requeue(parts().manager, letter, visible(None), onto=asked.get("onto"))
+    facts = {"letter": letter, "event_id": row.event_id, **asked}
+    _note("deadletter.requeue", row.instance_id, row.subscription_name, **facts)
     return {"requeued": 1, "left": 0}
 
 
 @bp.post("/requeue")
 @some_key
-def requeue_many() -> dict[str, Any]:
-    """Deliver those of a filter again, those of a lane in the order of their acceptance;
-    `left` are still there: not reached in time, or without subscription or body."""
-    asked = bodies.json_body(schemas.letters_body)
-    limit = asked.pop("limit", deadletters.MANY)
-    return _requeued(deadletters.requeue_many(parts().manager, _filter(asked), limit=limit))
+def requeue_many() -> tuple[dict[str, Any], int]:
+    """Deliver those of a filter again, those of a lane in the order of their acceptance.
+
+    Half a second of it at once: 200 where that was all; else 202, and `operation` goes on.
+    `left` are still there: not reached yet, or without subscription or body. `dryRun`: how
+    many it `would` be; `onto`: to another subscription of the instance.
+    """
+    return _many("requeue", bodies.json_body(schemas.requeue_body))
 
 
 @bp.delete(f"/{_ID}")
 @some_key
 def discard(letter: int) -> dict[str, Any]:
     """Give one up for good."""
-    deadletters.discard(letter, visible(None))
+    row = deadletters.discard(letter, visible(None))
+    facts = {"letter": letter, "event_id": row.event_id}
+    _note("deadletter.discard", row.instance_id, row.subscription_name, **facts)
     return {"discarded": 1, "left": 0}
 
 
 @bp.post("/discard")
 @some_key
-def discard_many() -> dict[str, Any]:
-    """Give those of a filter up for good; a body that names nothing is 400."""
+def discard_many() -> tuple[dict[str, Any], int]:
+    """Give those of a filter up for good, as `requeue` works; a body that names nothing is
+    400."""
     asked = bodies.json_body(schemas.letters_body)
-    limit = asked.pop("limit", deadletters.MANY)
-    if not asked:
+    if not asked.keys() - {"limit", "dryRun"}:
         raise BadInput("Name what is to be discarded, an instance for example.")
-    discarded, left = deadletters.discard_many(_filter(asked), limit=limit)
-    return {"discarded": discarded, "left": left}
+    return _many("discard", asked)
+
+
+def _many(kind: str, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """`requeue` or `discard`, of many."""
+    limit, dry, onto = (asked.pop(name, None) for name in ("limit", "dryRun", "onto"))
+    words = dict(asked)
+    wanted = _filter(asked)
+    target = None if onto is None else deadletters.target(wanted.instances, onto)
+    operation = deadletters.plan(kind, wanted, who(words.get("instance")), limit=limit, onto=target)
+    done = {"requeue": "requeued", "discard": "discarded"}[kind]
+    if dry:
+        would = operations.count(operation)
+        return {done: 0, "would": would, "left": deadletters.count(wanted), "operation": None}, 200
+    operations.start(parts().manager, operation)
+    _note(
+        f"deadletter.{kind}",
+        operation.scope_instance_id,
+        words.get("subscription"),
+        wanted=words,
+        done=operation.done,
+        **{} if onto is None else {"onto": onto},
+        **{} if operation.id is None else {"operation": operation.id},
+    )
+    answer = {
+        done: operation.done,
+        "left": deadletters.count(wanted),
+        "operation": operation.id,
+    }
+    return answer, 200 if operation.id is None else 202
 
 
 def _filter(asked: dict[str, Any]) -> Filter:
@@ -94,11 +129,14 @@ def _filter(asked: dict[str, Any]) -> Filter:
     return wanted
 
 
-def _requeued(done: Requeued) -> dict[str, Any]:
-    answer: dict[str, Any] = {"requeued": done.requeued, "left": done.left}
-    if done.stopped:
-        answer["stopped"] = {"status": done.stopped.status, "reason": reason_of(done.stopped)}
-    return answer
+def _has_body() -> bool:
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
+
+
+def _note(action: str, instance: int | None, subscription: str | None, **facts: Any) -> None:
+    home = None if instance is None else configuration.by_id(instance)
+    by = who(None if home is None else home.name)
+    auditlog.note(by, action, home, subscription, **facts)
 
 
 def _row(letter: DeadLetter) -> dict[str, Any]:

@@ -65,12 +65,13 @@ def around_async(owner: Any, name: str, *, before: str = "", after: str = "") ->
 
 def prepare() -> None:
     """All places. What is wrapped must be looked up when it is called."""
-    from evoflask import configuration, deadletters
+    from evoflask import configuration
+    from evoflask.deadletters import writing
     from evoflask.manager import EventManager
     from evoflask.sinks.webhook import WebhookSink
 
     around_async(WebhookSink, "deliver", before="take-send", after="send-settle")
-    around(deadletters, "_write", after="letter-bury")
+    around(writing, "_write", after="letter-bury")
     around(configuration, "_push", before="commit-configure", after="configure-note")
     around(EventManager, "requeue", after="requeue-mark")
     around(EventManager, "accept", after="append-answer")

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 import app as composition
 from evoflask import db, models
 from evoflask.configuration import Configuration
+from evoflask.delivery.operator import Operator
 from evoflask.outbox import Outbox
 from evoflask.settings import Settings
 from tests.conftest import API_KEY
@@ -60,6 +61,12 @@ def instance(call: Request) -> str:
     }
     assert call("POST", "/instance/create", body).status_code == 201
     return "a"
+
+
+@pytest.fixture
+def operator(application: Flask) -> Operator:
+    """Who goes on with operations, as the clock builds it."""
+    return Operator(application.extensions["evoflask"].settings)
 
 
 @pytest.fixture

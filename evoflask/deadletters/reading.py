@@ -1,0 +1,141 @@
+"""Letters are read: listed, counted, shown. Writes nothing."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import peewee
+
+from evoflask import db
+from evoflask.errors import Conflict, NotFound
+from evoflask.models import DeadLetter, Subscription
+
+_SMALL = [field for field in DeadLetter._meta.sorted_fields if field is not DeadLetter.data]
+"""All columns but the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which letters. None: any. `since` and `until` are Unix seconds of the giving up."""
+
+    instances: Sequence[int] | None = None
+    """Ids of rows: a name may have been another tenant's."""
+    subscription: str | None = None
+    sink: str | None = None
+    event: str | None = None
+    reason: str | None = None
+    code: str | None = None
+    since: float | None = None
+    until: float | None = None
+    text: str | None = None
+    """Somewhere in the detail; the case of ASCII letters counts for nothing."""
+    upto: int | None = None
+    """Id of the newest letter: none that came later."""
+
+
+def refuse_websocket(wanted: Filter) -> None:
+    """Raises `Conflict` where letters of a websocket are asked for: it has none."""
+    if wanted.sink == "websocket" or (wanted.subscription and _is_websocket(wanted)):
+        raise Conflict("A websocket subscription has no dead letters.")
+
+
+def _is_websocket(wanted: Filter) -> bool:
+    named = Subscription.name == wanted.subscription
+    if wanted.instances is not None:
+        named &= Subscription.instance.in_(list(wanted.instances))
+    with db.translate():
+        sinks = {row.sink for row in Subscription.select(Subscription.sink).where(named).distinct()}
+    return sinks == {"websocket"}
+
+
+def is_open() -> Any:
+    """Nobody requeued or discarded it. The words of the partial indexes."""
+    return DeadLetter.requeued_at.is_null() & DeadLetter.discarded_at.is_null()
+
+
+def of(instances: Sequence[int] | None) -> Any:
+    """Open, and of these instances; None: of any."""
+    return is_open() if instances is None else is_open() & _of(instances)
+
+
+def _of(instances: Sequence[int]) -> Any:
+    return DeadLetter.instance_id.in_(list(instances))
+
+
+def where(wanted: Filter) -> Any:
+    """Open letters of the filter."""
+    return is_open() & matches(wanted)
+
+
+def matches(wanted: Filter) -> Any:
+    """The filter alone."""
+    terms = [] if wanted.instances is None else [_of(wanted.instances)]
+    columns = {
+        DeadLetter.subscription_name: wanted.subscription,
+        DeadLetter.sink: wanted.sink,
+        DeadLetter.event: wanted.event,
+        DeadLetter.reason: wanted.reason,
+        DeadLetter.code: wanted.code,
+    }
+    terms += [column == value for column, value in columns.items() if value is not None]
+    if wanted.since is not None:
+        terms.append(DeadLetter.created_at >= wanted.since)
+    if wanted.until is not None:
+        terms.append(DeadLetter.created_at < wanted.until)
+    if wanted.upto is not None:
+        terms.append(DeadLetter.id <= wanted.upto)
+    if wanted.text is not None:
+        terms.append(DeadLetter.detail.contains(wanted.text))
+    return functools.reduce(operator.and_, terms, DeadLetter.id > 0)
+
+
+def find(wanted: Filter, *, before: int | None = None, limit: int = 100) -> list[DeadLetter]:
+    """Letters, newest first, without their bodies. `before`: the id of the last one of the page
+    before, which stays a good cursor while letters come and go."""
+    found = where(wanted)
+    if before is not None:
+        found &= DeadLetter.id < before
+    with db.translate():
+        query = DeadLetter.select(*_SMALL).where(found)
+        return list(query.order_by(DeadLetter.id.desc()).limit(limit))
+
+
+def count(wanted: Filter) -> int:
+    """How many letters."""
+    with db.translate():
+        return int(DeadLetter.select(DeadLetter.id).where(where(wanted)).count())
+
+
+def reasons(wanted: Filter) -> dict[str, int]:
+    """How many letters by reason."""
+    return _counted(DeadLetter.reason, where(wanted))
+
+
+def by_sink() -> dict[str, int]:
+    """How many letters there are, by sink."""
+    return _counted(DeadLetter.sink, is_open())
+
+
+def _counted(column: Any, found: Any) -> dict[str, int]:
+    n = peewee.fn.COUNT(DeadLetter.id)
+    with db.translate():
+        rows: Any = DeadLetter.select(column, n).where(found).group_by(column).order_by(column)
+        return {str(name): int(count) for name, count in rows.tuples()}
+
+
+def get(letter: int, instances: Sequence[int] | None = None) -> DeadLetter:
+    """An open letter with its body, of these instances (None: of any). Raises `NotFound`."""
+    with db.translate():
+        row: DeadLetter | None = DeadLetter.get_or_none(of(instances) & (DeadLetter.id == letter))
+    if row is None:
+        raise no_letter(letter)
+    return row
+
+
+def no_letter(letter: int) -> NotFound:
+    """The one 404."""
+    return NotFound(f"There is no dead letter {letter}.")

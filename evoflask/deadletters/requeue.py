@@ -1,0 +1,236 @@
+"""Letters are delivered again: their events are accepted once more, for one lane alone.
+
+The append comes first and the mark of the rows after, so a crash between the two delivers
+twice and loses nothing. The row's key stays for a day without a body: a stalled bury must not
+write a ghost of what was requeued.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from evoflask import db, formats, operations
+from evoflask.deadletters import walk
+from evoflask.deadletters.reading import Filter, count, get, is_open
+from evoflask.deadletters.walk import Found, Key
+from evoflask.deadletters.writing import home_of
+from evoflask.envelope import Event
+from evoflask.errors import Conflict, Unavailable
+from evoflask.manager import EventManager
+from evoflask.models import DeadLetter, Instance, Operation, Subscription
+from evoflask.operations import Context, Piece
+
+
+def requeue(
+    manager: EventManager,
+    letter: int,
+    instances: Sequence[int] | None = None,
+    *,
+    onto: str | None = None,
+) -> DeadLetter:
+    """Append a letter's event again for its lane, then mark the letter, which is answered.
+    `onto`: the name of another subscription of the same instance.
+
+    Raises `NotFound`, `Conflict` where the subscription or the body is gone, and what
+    `EventManager.requeue` raises. After a `DatabaseDown` the event may be on its way again
+    though the letter is open.
+    """
+    row = get(letter, instances)
+    lane = row.lane if onto is None else target([row.instance_id], onto)["lane"]
+    home = home_of(lane)
+    if home is None:
+        raise Conflict(f"The subscription of dead letter {letter} was deleted.")
+    if row.data is None:
+        raise Conflict(f"Dead letter {letter} has no body: its entry was missing.")
+    _append(manager, home.instance.name, lane, [row])
+    return row
+
+
+def target(instances: Sequence[int] | None, name: str) -> dict[str, str]:
+    """Where letters are requeued to instead, as `plan` takes it. Raises `Conflict`."""
+    if instances is None or len(instances) != 1:
+        raise Conflict("Name the instance whose subscription the letters are requeued onto.")
+    query = Subscription.select(Subscription, Instance).join(Instance)
+    with db.translate():
+        row = query.where(
+            (Subscription.name == name)
+            & (Subscription.instance == instances[0])
+            & Instance.deleted_at.is_null()
+        ).first()
+    if row is None:
+        raise Conflict(f'The instance has no subscription "{name}" to requeue onto.')
+    if row.sink == "websocket":
+        raise Conflict("A websocket subscription has no lane to requeue onto.")
+    return {"subscription": name, "lane": row.lane}
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What became of a filter."""
+
+    requeued: int
+    left: int
+    """Letters of the filter that are still open: not reached, or not to be requeued because
+    their subscription or their body is gone."""
+    stopped: Unavailable | None = None
+    """What ended it early, after some were requeued."""
+
+
+def requeue_many(
+    manager: EventManager,
+    wanted: Filter,
+    *,
+    limit: int | None = None,
+    onto: Mapping[str, str] | None = None,
+) -> Requeued:
+    """Requeue letters to the end, while the caller waits: for a command. Raises what
+    `EventManager.requeue` does if nothing was requeued."""
+    operation = walk.plan("requeue", wanted, "", limit=limit, onto=onto)
+    kind, context = Requeue(), Context(manager, sys.maxsize)
+    stopped: Unavailable | None = None
+    finished = False
+    while not finished:
+        try:
+            piece = kind.piece(context, operation, time.monotonic() + 1)
+        except Unavailable as error:
+            if not operation.done:
+                raise
+            stopped = error
+            break
+        operation.done += piece.done
+        operation.cursor, finished = piece.cursor, piece.finished
+    return Requeued(operation.done, count(wanted), stopped)
+
+
+# -- many, as an operation ----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Work:
+    """One piece as it goes."""
+
+    manager: EventManager
+    onto: str | None
+    room: int
+    place: list[str] | None
+    done: int = 0
+    failed: int = 0
+    homes: dict[str, str | None] = field(default_factory=dict)
+    """The live instance of a lane, by lane; None: its subscription is gone."""
+
+    def piece(self, finished: bool) -> Piece:
+        return Piece(self.done, self.failed, self.place, finished)
+
+    def home(self, lane: str) -> str | None:
+        if lane not in self.homes:
+            row = home_of(lane)
+            self.homes[lane] = None if row is None else row.instance.name
+        return self.homes[lane]
+
+
+class Requeue:
+    """Letters of a filter, those of a lane in the order in which they were accepted."""
+
+    def count(self, operation: Operation) -> int:
+        """Letters with a body and a lane that they can be requeued to."""
+        possible = DeadLetter.size > 0
+        if operation.onto is None:
+            live = (
+                Subscription.select(Subscription.lane)
+                .join(Instance)
+                .where(Instance.deleted_at.is_null())
+            )
+            possible &= DeadLetter.lane.in_(live)
+        return walk.total(operation, possible)
+
+    def piece(self, context: Context, operation: Operation, until: float) -> Piece:
+        """See `Kind`. An append and a transaction for a hundred letters or a megabyte."""
+        wanted = walk.wanted_of(operation)
+        onto = None if operation.onto is None else operation.onto["lane"]
+        work = _Work(context.manager, onto, walk.room(operation, context.most), operation.cursor)
+        while work.done < work.room:
+            found = walk.look(wanted, work.place)
+            if found is None:
+                return work.piece(finished=True)
+            try:
+                self._do(work, found, until)
+            except Unavailable:
+                if not work.done and not work.failed:
+                    raise
+                return work.piece(finished=False)
+            if time.monotonic() > until:
+                break
+        return work.piece(finished=walk.limited(operation, work.done))
+
+    def _do(self, work: _Work, found: Found, until: float) -> None:
+        """What one look found, as far as time and share go."""
+        instance = work.home(work.onto or found.lane)
+        if instance is None:
+            if work.onto:
+                raise Conflict("The subscription that letters were requeued onto was deleted.")
+            work.place = found.skip
+            return
+        keys = found.keys
+        while keys and work.done < work.room:
+            part = _fitting(work.manager, keys[: work.room - work.done])
+            try:
+                done = _requeue(work.manager, instance, work.onto or found.lane, part)
+            except Conflict:
+                if work.onto:
+                    raise
+                work.place = found.skip  # the subscription was deleted meanwhile
+                return
+            work.done += done
+            work.failed += sum(not key.size for key in part)
+            work.place = [found.lane, part[-1].entry]
+            keys = keys[len(part) :]
+            if keys and time.monotonic() > until:
+                return
+        if not keys:
+            work.place = found.end
+
+
+operations.KINDS["requeue"] = Requeue()
+
+
+def _fitting(manager: EventManager, keys: Sequence[Key]) -> Sequence[Key]:
+    """As many as one append may carry, one at least."""
+    size = 0
+    for n, key in enumerate(keys):
+        size += key.size
+        if n and manager.full(n, size):
+            return keys[:n]
+    return keys
+
+
+def _requeue(manager: EventManager, instance: str, lane: str, keys: Sequence[Key]) -> int:
+    ids = [key.id for key in keys if key.size]
+    with db.translate():
+        query = DeadLetter.select().where(DeadLetter.id.in_(ids) & is_open())
+        rows = list(query.order_by(DeadLetter.entry))
+    if rows:
+        _append(manager, instance, lane, rows)
+    return len(rows)
+
+
+def _append(manager: EventManager, instance: str, lane: str, rows: Sequence[DeadLetter]) -> None:
+    """In one append and one transaction: first the append."""
+    run_id = manager.run_id()
+    manager.requeue(instance, lane, [_event(row) for row in rows])
+    mark = DeadLetter.update(requeued_at=time.time(), requeued_run=run_id)
+    with db.writing():
+        mark.where(DeadLetter.id.in_([row.id for row in rows]) & is_open()).execute()
+
+
+def _event(row: DeadLetter) -> Event:
+    # The receiver gets what it would have got: the time of the first acceptance.
+    assert row.data is not None  # those without were left out
+    meta: dict[str, Any] = {"dateTime": formats.utc(row.at)} | row.meta
+    data = bytes(row.data)
+    return Event(row.event_id, False, row.event, data, orjson.dumps(meta), True, None)
