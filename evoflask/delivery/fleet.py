@@ -11,16 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import random
 import sys
 import threading
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from evoflask.delivery.drain import Drain
+from evoflask.errors import Unavailable
+from evoflask.log import Repeats
 from evoflask.settings import Settings
+
+log = logging.getLogger(__name__)
 
 SWITCH = 0.0005
 """Seconds after which a thread that computes lets another one go on; Python's own is 5 ms."""
+
+AGAIN = 0.5
+"""Seconds, on average, after which a drain that failed is put to work again."""
 
 LAST = 2.0
 """Seconds that a drain's work may take to end after the drain was stopped."""
@@ -37,6 +47,7 @@ class _Berth:
     """A drain, its loop and its thread."""
 
     def __init__(self, name: str, drain: Drain) -> None:
+        self.name = name
         self.drain = drain
         self.started = False
         self.loop = asyncio.new_event_loop()
@@ -74,6 +85,14 @@ class Fleet:
             _Berth(name, Drain(settings, [name], chores=n == 0)) for n, name in enumerate(served)
         ]
         self._works: set[asyncio.Task[None]] = set()
+        self._failing: set[str] = set()
+        """Sinks whose drain failed and waits to be put to work again."""
+        self._stopping = False
+
+    @property
+    def drains(self) -> Mapping[str, Drain]:
+        """By sink."""
+        return {berth.name: berth.drain for berth in self._berths}
 
     async def start(self) -> None:
         """Connects all. Raises the first error; asked again, it starts what did not start."""
@@ -85,13 +104,15 @@ class Fleet:
                 berth.started = True
 
     async def drain_until_quiet(self, max_seconds: float, quiet_seconds: float) -> None:
-        """Works until nothing was due at any sink for `quiet_seconds`, at most `max_seconds`."""
+        """Works until nothing was due at any sink for `quiet_seconds`, at most `max_seconds`.
+
+        One that fails is put to work again in the same job: the others may be at work for all
+        of it, and nobody else looks after this sink meanwhile. Raises the first error of those
+        that still failed at the end.
+        """
+        until = time.monotonic() + max_seconds
         works = [
-            asyncio.ensure_future(
-                berth.run(
-                    berth.drain.drain_until_quiet(max_seconds, quiet_seconds, self._last_work)
-                )
-            )
+            asyncio.ensure_future(self._keep_at_work(berth, until, quiet_seconds))
             for berth in self._berths
         ]
         self._works.update(works)
@@ -100,8 +121,27 @@ class Fleet:
         finally:
             self._works.difference_update(works)
 
+    async def _keep_at_work(self, berth: _Berth, until: float, quiet_seconds: float) -> None:
+        failures = Repeats(log, expected=(Unavailable,))
+        while True:
+            left = until - time.monotonic()
+            try:
+                await berth.run(berth.drain.drain_until_quiet(left, quiet_seconds, self._last_work))
+                return
+            except Exception as error:
+                wait = AGAIN * (0.5 + random.random())
+                if self._stopping or time.monotonic() + wait >= until:
+                    raise
+                failures.tell(f"the drain of {berth.name} failed", error)
+            self._failing.add(berth.name)
+            try:
+                await asyncio.sleep(wait)
+            finally:
+                self._failing.discard(berth.name)
+
     async def stop(self, grace: float) -> None:
         """As `Drain.stop`, all at once; then their threads end."""
+        self._stopping = True
         stops = (berth.run(berth.drain.stop(grace)) for berth in self._berths if berth.started)
         try:
             results = await asyncio.gather(*stops, return_exceptions=True)
@@ -116,5 +156,7 @@ class Fleet:
     def _last_work(self) -> float:
         """When any of them last had something to do: they go to sleep together. One that
         slept while its worker's job goes on for another sink would need a bell that this
-        worker cannot hear."""
+        worker cannot hear. One that fails did not look: it may have something to do."""
+        if self._failing:
+            return time.monotonic()
         return max(berth.drain.worked for berth in self._berths)
