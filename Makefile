@@ -1,6 +1,6 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run run-all test test-slow lint format docs bench clean
+.PHONY: help run run-all test test-slow soak lint format docs bench clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
@@ -29,6 +29,9 @@ test: $(SERVERS) lint ## Lint, types, floors, and the tests with real servers
 
 test-slow: $(SERVERS) ## Faults, isolation, many schedules
 	$(BIN)/pytest -m slow --timeout 1800 $(PYTEST_ARGS)
+
+soak: $(SERVERS) ## Half an hour (SOAK_SECONDS) of load and kills: memory, books, a ledger
+	$(BIN)/python -m tests.system.soak
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

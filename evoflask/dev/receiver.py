@@ -24,6 +24,7 @@ test's), records what arrives and answers as the path or a control call says:
                         {"keep": true} keeps heads and bodies, {"record": false} only counts
     GET /_log?since=n   what arrived from the n-th request on, NDJSON
     GET /_counts        {"requests", "connections", "paths": {path: n}}
+    POST /_take         the same as `/_log`, all of it, which is forgotten then
     POST /_clear        forgets what arrived
 
 Written on `asyncio.Protocol` because benchmarks use it too: it must cost less than what it
@@ -277,6 +278,9 @@ class _Scripted:
             case "/_log":
                 since = int(parse_qs(urlsplit(request.target).query).get("since", ["0"])[0])
                 connection.reply(200, b"".join(self._lines(since)))
+            case "/_take":
+                connection.reply(200, b"".join(self._lines(0)))
+                self.log.clear()
             case "/_counts":
                 counts = {
                     "requests": self.paths.total(),
@@ -517,6 +521,12 @@ class Receiver:
     def received(self, since: int = 0) -> list[Received]:
         """What arrived, in order, from the `since`-th request on."""
         lines = self._call("GET", f"/_log?since={since}").splitlines()
+        return [Received(**json.loads(line)) for line in lines]
+
+    def take(self) -> list[Received]:
+        """What arrived since the last `take`, in order, which it forgets: for long runs. The
+        counts stay."""
+        lines = self._call("POST", "/_take").splitlines()
         return [Received(**json.loads(line)) for line in lines]
 
     def ids(self) -> list[str]:

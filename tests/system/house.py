@@ -47,8 +47,8 @@ Name = tuple[str, int]
 class House:
     """A context manager. Other keyword arguments are settings: `retry_schedule="0.2,0.2"`.
 
-    `web`, `workers`: how many processes; the web processes share one port. `maxmemory` and
-    `fsync` are Redis'. `faults`: the processes obey `arm`.
+    `web`, `workers`, `clocks`: how many processes; the web processes share one port.
+    `maxmemory` and `fsync` are Redis'. `faults`: the processes obey `arm`.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class House:
         web: int = 1,
         workers: int = 1,
         clock: bool = True,
+        clocks: int = 1,
         maxmemory: str = "1gb",
         fsync: str = "everysec",
         faults: bool = False,
@@ -72,7 +73,9 @@ class House:
         self._faults = faults
         self._procfile = read_procfile(ROOT / "Procfile")
         self._wanted = [("web", n) for n in range(web)]
-        self._wanted += [("worker", n) for n in range(workers)] + [("clock", 0)] * clock
+        self._wanted += [("worker", n) for n in range(workers)] + [
+            ("clock", n) for n in range(clocks) if clock
+        ]
         self._processes: dict[Name, Process] = {}
         self._logs: list[Path] = []
         self._outbox: Outbox | None = None

@@ -36,6 +36,19 @@ def test_it_records_what_arrives_in_order(receiver: Receiver) -> None:
     assert receiver.counts()["paths"]["/ok/1"] == 1
 
 
+def test_what_is_taken_is_forgotten_and_still_counted(receiver: Receiver) -> None:
+    post(receiver, "/a", "e-1")
+    post(receiver, "/b", "e-2")
+
+    taken = receiver.take()
+
+    assert [(one.path, one.id) for one in taken] == [("/a", "e-1"), ("/b", "e-2")]
+    assert receiver.take() == []
+    assert receiver.count() == 2
+    post(receiver, "/c", "e-3")
+    assert [one.id for one in receiver.take()] == ["e-3"]
+
+
 def test_a_destination_is_broken_and_mended_by_path_and_below(receiver: Receiver) -> None:
     receiver.control(path="/a", status=500)
     broken = [post(receiver, path) for path in ("/a", "/a/messages_upsert?x=1", "/ab")]
