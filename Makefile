@@ -7,6 +7,8 @@ STAMP := .venv/ready
 SERVERS := .venv/servers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST_ARGS ?=
+# Most tests wait for processes: three at a time keep two cores busy. A file's stay together.
+ABREAST := -n 3 --dist loadfile
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,10 +27,11 @@ run-all: $(SERVERS) ## The same with RabbitMQ, NATS, SQS and Pusher beside it, a
 	@exec $(BIN)/python -m evoflask.dev --with-parent --all
 
 test: $(SERVERS) lint ## Lint, types, floors, and the tests with real servers
-	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow" $(ABREAST) $(PYTEST_ARGS)
 
 test-slow: $(SERVERS) ## Faults, isolation, many schedules
-	$(BIN)/pytest -m slow --timeout 1800 $(PYTEST_ARGS)
+	$(BIN)/pytest -m "slow and beside" --timeout 1800 $(ABREAST) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "slow and not beside" --timeout 1800 $(PYTEST_ARGS)
 
 soak: $(SERVERS) ## Half an hour (SOAK_SECONDS) of load and kills: memory, books, a ledger
 	$(BIN)/python -m tests.system.soak

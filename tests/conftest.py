@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 
+from evoflask.dev import process
 from evoflask.dev.process import wait_for as _wait_for
 from evoflask.dev.redis_server import RedisServer, find_binary
 from evoflask.errors import Misconfigured
@@ -22,6 +24,20 @@ from evoflask.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 API_KEY = "test-key-of-the-suite"
+
+
+def pytest_configure() -> None:
+    """Takes a part of the ports, and of the signals those that a shell took away."""
+    # Several processes share the tests (pytest-xdist). A server that is down for a moment must
+    # find its port free again, so nobody else looks for one there.
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % count
+    size = len(process.PORTS) // count
+    process.PORTS = process.PORTS[number * size : (number + 1) * size]
+    # Whatever runs in the background of a script, or under nohup, ignores these, and so would
+    # all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def missing(what: str) -> None:

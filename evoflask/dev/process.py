@@ -18,6 +18,11 @@ from typing import IO, Self, TypeVar
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
+PORTS = range(12_000, 32_000)
+"""Where `free_port` looks. Below the range that the system gives to clients (from 32768 on, on
+Linux): one of those would be taken by somebody's connection before a server that starts slowly
+listens on it."""
+_given: set[int] = set()
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -32,15 +37,14 @@ def die_with_parent(number: int, parent: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port on which nobody listens now.
-
-    Below the range that the system gives to clients (from 32768 on, on Linux): one of those
-    would be taken by somebody's connection before a server that starts slowly listens on it.
-    """
+    """A TCP port of `PORTS` on which nobody listens now; none twice while there are others."""
     while True:
-        port = random.randrange(12_000, 32_000)
+        port = random.choice(PORTS)
+        if port in _given and len(_given) < len(PORTS) // 2:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
+            _given.add(port)
             return port
 
 

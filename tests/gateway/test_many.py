@@ -97,6 +97,7 @@ def emit_all(house: House, names: list[str], first: int, last: int) -> None:
             client.insist(f"/event/emit/{name}", events)
 
 
+@pytest.mark.beside
 @pytest.mark.timeout(300)
 def test_two_hundred_clients_hear_all_in_order_and_resume_after_a_kill(
     make_house: MakeHouse, wait_for: WaitFor

@@ -217,6 +217,7 @@ def test_a_second_signal_ends_a_hanging_worker_at_once(
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 def test_a_hanging_worker_ends_within_25_seconds_of_the_first_signal(
     start: Start, redis_url: str, redis_client: redis.Redis
 ) -> None:

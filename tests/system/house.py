@@ -107,7 +107,7 @@ class House:
             for name in self._wanted:
                 self._launch(name)
             for name in self._wanted:
-                self._wait_started(name)
+                self.wait_started(*name)
             wait_for(self.answers, 30, "the web process to answer")
         except BaseException:
             self.close()
@@ -146,8 +146,18 @@ class House:
     def start(self, kind: str, n: int = 0) -> Process:
         """Starts one, or starts it again, and waits until it has begun."""
         process = self._launch((kind, n))
-        self._wait_started((kind, n))
+        self.wait_started(kind, n)
         return process
+
+    def wait_started(self, kind: str, n: int = 0) -> None:
+        """Until one that was started has begun."""
+        process = self._processes[kind, n]
+        wait_for(
+            lambda: STARTED[kind] in process.output() or not process.alive,
+            30,
+            f"the start of {kind}",
+        )
+        assert process.alive, process.output()
 
     def kill9(self, kind: str, n: int = 0) -> None:
         """Kills it and its children, at once."""
@@ -297,15 +307,6 @@ class House:
             self._processes[name].kill9()
         self._processes[name] = process.start()
         return process
-
-    def _wait_started(self, name: Name) -> None:
-        process = self._processes[name]
-        wait_for(
-            lambda: STARTED[name[0]] in process.output() or not process.alive,
-            30,
-            f"the start of {name[0]}",
-        )
-        assert process.alive, process.output()
 
     def _log(self, kind: str) -> Path:
         log = self.folder / f"{kind}.{len(self._logs)}.log"

@@ -148,6 +148,7 @@ def requeue_all(house: House) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 @pytest.mark.timeout(300)
 def test_a_poison_event_under_retry_holds_up_no_memory_of_a_million_delivered_beside_it(
     make_house: MakeHouse, receiver: Receiver

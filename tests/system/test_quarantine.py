@@ -44,6 +44,7 @@ sys.meta_path.insert(0, Deadly())
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 @pytest.mark.timeout(240)
 def test_an_event_that_kills_its_worker_ends_as_a_letter_and_takes_nobody_along(
     make_house: MakeHouse, receiver: Receiver, tmp_path: Path

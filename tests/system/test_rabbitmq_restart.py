@@ -20,7 +20,7 @@ from tests.conftest import missing
 from tests.system.conftest import MakeHouse
 from tests.system.house import House, Threads, message
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
 TENANTS, EACH = 20, 250
 EXCHANGE, QUEUE = "evolution-events", "all"

@@ -13,7 +13,7 @@ from tests.system.conftest import MakeHouse
 from tests.system.house import Client, House, Threads, message
 from tests.system.ledger import Ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
 TENANTS, EACH = 8, 400
 

@@ -13,6 +13,7 @@ from tests.system.soak import soak
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 @pytest.mark.timeout(300)
 def test_a_minute_of_load_and_kills_loses_nothing_and_grows_nothing(tmp_path: Path) -> None:
     try:
