@@ -12,6 +12,7 @@ from evoflask.manager import EventManager
 from evoflask.settings import Settings
 from evoflask.web import (
     Parts,
+    auditlog,
     deadletters,
     errors,
     events,
@@ -24,6 +25,7 @@ from evoflask.web import (
 )
 
 BLUEPRINTS = (
+    auditlog.bp,
     deadletters.bp,
     events.bp,
     health.bp,

@@ -7,31 +7,39 @@ them, does not load it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
-from evoflask.errors import BadInput, EvoflaskError, NotFound
+from evoflask.errors import BadInput, EvoflaskError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from evoflask.deadletters import Filter
+    from evoflask.lanes import Lane
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 db = AppGroup("db", help="The database's schema and identity.")
 deadletters = AppGroup("deadletters", help="Deliveries that were given up.")
+lane = AppGroup("lane", help="One lane, by hand: pause, resume, probe, skip, purge.")
+
+CLI = "cli"
+"""Who does what is done here, in the audit log."""
 
 
 def register(app: Flask) -> None:
     """Gives the application its commands."""
-    for command in (db, deadletters, audit, doctor, emit, lanes, receive):
+    for command in (db, deadletters, lane, audit, audit_log, doctor, emit, lanes, receive):
         app.cli.add_command(command)
 
 
@@ -51,12 +59,17 @@ def _spoken(command: Command) -> Command:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    for line in _columns(head, rows):
+        click.echo(line)
+
+
+def _columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Columns as wide as they must be; the last one is left as it is."""
     lines = [tuple(head), *(tuple(_cell(each) for each in row) for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head) - 1)]
     for line in lines:
         cells = [text.ljust(width) for text, width in zip(line, widths, strict=False)]
-        click.echo("  ".join([*cells, line[-1]]).rstrip())
+        yield "  ".join([*cells, line[-1]]).rstrip()
 
 
 def _cell(value: object) -> str:
@@ -107,31 +120,192 @@ def doctor(as_json: bool) -> None:
     sys.exit(1 if health.failed(looked) else 0)
 
 
+# -- lanes ----------------------------------------------------------------------------------
+
+_LANES = (
+    "lane", "sink", "state", "waiting", "dying", "bytes", "oldest", "tries", "last minute",
+    "next attempt", "last error",
+)  # fmt: skip
+
+
 @click.command("lanes")
 @click.option("--instance", help="Of this instance only.")
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C: those that work first.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.2, 60),
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks of --watch.",
+)
 @_spoken
-def lanes(instance: str | None) -> None:
+def lanes(instance: str | None, watch: bool, every: float) -> None:
     """What waits on each lane, and whether it moves."""
     from evoflask import lanes
     from evoflask.web import parts
+
+    def look() -> Iterator[Lane]:
+        return lanes.every(parts().outbox, _instances(instance))
+
+    if not watch:
+        return _table(_LANES, (_lane_row(lane) for lane in look()))
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            _screen(look)
+            time.sleep(every)
+
+
+def _lane_row(lane: Lane) -> Sequence[object]:
     from evoflask.web.bodies import iso
 
+    view = lane.view
+    return (
+        f"{lane.instance}/{lane.name}",
+        lane.sink,
+        lane.state,
+        view.waiting,
+        view.dying,
+        view.weight,
+        None if lane.age is None else f"{lane.age:.0f} s",
+        view.head_tries or None,
+        view.last_minute or None,
+        None if lane.next_attempt is None else iso(lane.next_attempt),
+        lane.last_error,
+    )
+
+
+def _screen(look: Callable[[], Iterator[Lane]]) -> None:
+    """One look, as far as it fits on the terminal; what fails is said, and looked at again."""
+    width, height = shutil.get_terminal_size()
+    terminal = sys.stdout.isatty()
+    try:
+        # Memory is bounded by the screen: the others are only counted.
+        seen = waiting = 0
+        first: list[Lane] = []
+        for lane in look():
+            seen, waiting = seen + 1, waiting + lane.view.waiting
+            first.append(lane)
+            if len(first) > 2 * height:
+                first = _busiest(first)[:height]
+        lines = list(_columns(_LANES, map(_lane_row, _busiest(first)[: max(1, height - 3)])))
+        lines.append(f"{waiting} wait on {seen} lanes at {time.strftime('%H:%M:%S')}.")
+    except Unavailable as error:
+        lines = [f"evoflask: {' '.join(error.messages)}"]
+    if terminal:
+        click.clear()
+        lines = [line[:width] for line in lines]
+    click.echo("\n".join(lines))
+
+
+def _busiest(found: Iterable[Lane]) -> list[Lane]:
+    """Those first where something waits, then those that delivered most."""
+    return sorted(found, key=lambda lane: (-lane.view.waiting, -lane.view.last_minute, lane.id))
+
+
+@lane.command("pause")
+@click.argument("instance")
+@click.argument("name")
+@_spoken
+def pause_lane(instance: str, name: str) -> None:
+    """Deliver nothing until resume; what comes is kept."""
+    _stop(instance, name, stopped=True)
+
+
+@lane.command("resume")
+@click.argument("instance")
+@click.argument("name")
+@_spoken
+def resume_lane(instance: str, name: str) -> None:
+    """Go on at once, also where failures had paused the lane."""
+    _stop(instance, name, stopped=False)
+
+
+def _stop(instance: str, name: str, *, stopped: bool) -> None:
+    from evoflask import lanes
+    from evoflask.web import parts
+
+    made = parts()
+    found = lanes.stop(made.configuration, made.outbox, instance, name, stopped, by=CLI)
+    click.echo(f"{instance}/{name} is {found.state}, {found.view.waiting} wait.")
+
+
+@lane.command("probe")
+@click.argument("instance")
+@click.argument("name")
+@_spoken
+def probe_lane(instance: str, name: str) -> None:
+    """Try one delivery now, whatever the lane's pause or the date of its next try."""
+    from evoflask import lanes
+    from evoflask.web import parts
+
+    found = lanes.probe(parts().outbox, instance, name, by=CLI)
+    click.echo(f"{instance}/{name} is {found.state}, {found.view.waiting} wait.")
+
+
+@lane.command("skip")
+@click.argument("instance")
+@click.argument("name")
+@click.option("--event-id", help="Only if the head is this event.")
+@_spoken
+def skip_head(instance: str, name: str, event_id: str | None) -> None:
+    """Make the head of the lane, what holds it up, a dead letter."""
+    from evoflask import lanes
+    from evoflask.web import parts
+
+    done = lanes.skip(parts().outbox, instance, name, event_id=event_id, by=CLI)
+    click.echo(f"{done.event_id} ({done.event}, {done.tries} tries) becomes a dead letter.")
+
+
+@lane.command("purge")
+@click.argument("instance")
+@click.argument("name")
+@click.option("--confirm", type=click.IntRange(min=0), help="The backlog that you mean.")
+@_spoken
+def purge_lane(instance: str, name: str, confirm: int | None) -> None:
+    """Discard all that waits on the lane. Pause it first, else the number changes."""
+    from evoflask import lanes
+    from evoflask.web import parts
+
+    outbox = parts().outbox
+    if confirm is None:
+        n = lanes.one(outbox, instance, name).view.waiting
+        raise BadInput(f"{n} events wait on {instance}/{name}. To discard them: --confirm {n}.")
+    done = lanes.purge(outbox, instance, name, confirm, by=CLI)
+    click.echo(f"{done.count} discarded.")
+
+
+@click.command("audit-log")
+@click.option("--instance", help="Of this instance, also of one that was deleted.")
+@click.option("--subscription", help="Of subscriptions with this name.")
+@click.option("--action", help="lane.purge; or lane for all that was done to lanes.")
+@click.option("--by", help="The name of a key: global, instance:a, cli, dashboard, clock.")
+@click.option("--since", help="ISO 8601 or Unix seconds.")
+@click.option("--until", help="Before that.")
+@click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True)
+@_spoken
+def audit_log(limit: int, **options: str | None) -> None:
+    """What was done by hand, newest first."""
+    from evoflask import auditlog, schemas
+    from evoflask.web.bodies import iso
+
+    given = schemas.audit_log_query({name: value for name, value in options.items() if value})
     _table(
-        ("lane", "sink", "state", "waiting", "dying", "oldest", "next attempt", "last error"),
+        ("at", "by", "action", "instance", "subscription", "facts"),
         (
             (
-                f"{lane.instance}/{lane.name}",
-                lane.sink,
-                lane.state,
-                lane.view.waiting,
-                lane.view.dying,
-                None if lane.age is None else f"{lane.age:.0f} s",
-                None if lane.next_attempt is None else iso(lane.next_attempt),
-                lane.last_error,
+                iso(entry.at),
+                entry.by,
+                entry.action,
+                entry.instance_name,
+                entry.subscription_name,
+                json.dumps(entry.facts) if entry.facts else None,
             )
-            for lane in lanes.every(parts().outbox, _instances(instance))
+            for entry in auditlog.find(auditlog.Filter(**given), limit=limit)
         ),
     )
+
+
+# -- events ---------------------------------------------------------------------------------
 
 
 @click.command("emit")

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import peewee
 
-from evoflask import db, schemas, sinks
+from evoflask import auditlog, db, schemas, sinks
 from evoflask.errors import (
     BadInput,
     Conflict,
@@ -32,7 +32,7 @@ from evoflask.errors import (
     Unavailable,
 )
 from evoflask.ids import NAME, random_id
-from evoflask.models import DeadLetter, Instance, Meta, Subscription
+from evoflask.models import AuditLog, DeadLetter, Instance, Meta, Subscription
 from evoflask.net import aws, guard
 from evoflask.outbox import Configured, LaneConfig, Outbox, verbs
 from evoflask.routing import Route, Rule
@@ -361,35 +361,45 @@ class Configuration:
         self._outbox = outbox
         self._settings = settings
 
-    def create(self, new: NewInstance) -> Created:
-        """A new instance with the sinks of its body.
+    def create(self, new: NewInstance, *, by: str | None = None) -> Created:
+        """A new instance with the sinks of its body. `by`, here and below: who does it by hand,
+        for the audit log.
 
         Raises `NameTaken`, `BadInput`, `Unavailable`; nothing is kept then. The
         token cannot be shown again, so an instance whose push failed is taken back.
         """
         token = new.token or str(uuid.uuid4()).upper()
-        row = self._insert(new, token)
+        row = self._insert(new, token, by)
         try:
             state, _ = self._tell(row)
         except Unavailable as error:
             with db.writing():
                 _bury_row(row)
                 _raise_revision(row)
+                _note(by, "instance.delete", row, why=NOT_KEPT)
             raise OutboxDown(NOT_KEPT) from error
         return Created(state, token)
 
-    def delete(self, name: str) -> int:
+    def delete(self, name: str, *, by: str | None = None) -> int:
         """Delete an instance, its subscriptions and letters. The name is free at once.
 
         Returns how many deliveries were discarded. Raises `NotFound`, `Unavailable`.
         """
         with self._changing(name) as change:
             _bury_row(change.row)
+            noted = _note(by, "instance.delete", change.row)
+        discarded = sum(change.told.discarded.values())
+        _count(noted, discarded)
         _delete_letters(change.row.id)
-        return sum(change.told.discarded.values())
+        return discarded
 
     def set_sinks(
-        self, name: str, patches: Mapping[str, Patch], *, enabled: bool | None = None
+        self,
+        name: str,
+        patches: Mapping[str, Patch],
+        *,
+        enabled: bool | None = None,
+        by: str | None = None,
     ) -> State:
         """Set the subscriptions that have their sinks' names, all of them or none.
 
@@ -397,31 +407,35 @@ class Configuration:
         the instance as stored. Raises `NotFound`, `BadInput`, `Unavailable`.
         """
         with self._changing(name) as change:
-            self._store(change.row, patches, enabled)
+            self._store(change.row, patches, enabled, by)
         return change.state
 
     def set_instance(self, name: str, data: Mapping[str, Any]) -> State:
         """The seed's verb: several sinks at once, a missing `enabled` means true."""
         return self.set_sinks(name, schemas.event_body(data), enabled=True)
 
-    def add(self, name: str, new: NewSubscription) -> Subscription:
+    def add(self, name: str, new: NewSubscription, *, by: str | None = None) -> Subscription:
         """A named subscription. Raises `Conflict` where the name is taken, else as `set_sinks`."""
         with self._changing(name) as change:
             if _subscriptions(change.row).get(new.name):
                 raise Conflict(f'This name "{new.name}" is already in use.')
-            self._store(change.row, {new.name: new.patch}, None)
+            self._store(change.row, {new.name: new.patch}, None, by)
         return change.subscription(new.name)
 
-    def change(self, name: str, subscription: str, patch: Patch) -> Subscription:
+    def change(
+        self, name: str, subscription: str, patch: Patch, *, by: str | None = None
+    ) -> Subscription:
         """Change what the patch names. Raises `NotFound`, else as `set_sinks`."""
         with self._changing(name) as change:
             stored = _subscription(change.row, subscription)
             if stored.sink != patch.sink:  # deleted and made again since the body was checked
                 raise Conflict("The subscription was replaced meanwhile; try again.")
-            self._store(change.row, {subscription: patch}, None)
+            self._store(change.row, {subscription: patch}, None, by)
         return change.subscription(subscription)
 
-    def stop(self, name: str, subscription: str, stopped: bool) -> Subscription:
+    def stop(
+        self, name: str, subscription: str, stopped: bool, *, by: str | None = None
+    ) -> Subscription:
         """Pause a lane (its backlog stays), or let it go on, at once even if its failures had
         paused it. Raises `NotFound`, `Conflict`, `Unavailable`."""
         with self._changing(name) as change:
@@ -433,9 +447,10 @@ class Configuration:
             version = Subscription.version + int(not stopped)
             flag = Subscription.update(stopped=stopped, version=version)
             flag.where(Subscription.id == stored.id).execute()
+            _note(by, "lane.pause" if stopped else "lane.resume", change.row, subscription)
         return change.subscription(subscription)
 
-    def remove(self, name: str, subscription: str) -> int:
+    def remove(self, name: str, subscription: str, *, by: str | None = None) -> int:
         """Delete a subscription. Returns how many deliveries were discarded.
 
         Raises `NotFound`, `Unavailable`.
@@ -443,7 +458,11 @@ class Configuration:
         with self._changing(name) as change:
             stored = _subscription(change.row, subscription)
             Subscription.delete().where(Subscription.id == stored.id).execute()
-        return change.told.discarded.get(stored.lane, 0)
+            facts = {"sink": stored.sink}
+            noted = _note(by, "subscription.delete", change.row, subscription, **facts)
+        discarded = change.told.discarded.get(stored.lane, 0)
+        _count(noted, discarded)
+        return discarded
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[_Change]:
@@ -463,7 +482,7 @@ class Configuration:
         except Unavailable as error:
             raise OutboxDown(STORED) from error
 
-    def _insert(self, new: NewInstance, token: str) -> Instance:
+    def _insert(self, new: NewInstance, token: str, by: str | None) -> Instance:
         taken = NameTaken(f'This name "{new.name}" is already in use.')
         try:
             with db.writing():
@@ -476,12 +495,19 @@ class Configuration:
                     integration=new.integration,
                     number=new.number,
                 )
-                self._store(row, new.sinks, True)
+                _note(by, "instance.create", row)
+                self._store(row, new.sinks, True, by)
         except peewee.IntegrityError as error:  # PostgreSQL lets two creators run side by side
             raise taken from error
         return row
 
-    def _store(self, row: Instance, patches: Mapping[str, Patch], enabled: bool | None) -> None:
+    def _store(
+        self,
+        row: Instance,
+        patches: Mapping[str, Patch],
+        enabled: bool | None,
+        by: str | None,
+    ) -> None:
         """Write the subscriptions of these names: all are checked before one is written."""
         stored = _subscriptions(row)
         merged: dict[str, dict[str, Any]] = {}
@@ -499,6 +525,16 @@ class Configuration:
             raise BadInput(*faults)
         for name, patch in patches.items():
             _write(row, name, patch.sink, merged[name], stored.get(name))
+            _note(
+                by,
+                "subscription.change" if name in stored else "subscription.create",
+                row,
+                name,
+                sink=patch.sink,
+                enabled=merged[name]["enabled"],
+                # Which, and not what: a URL or a header may hold a secret.
+                fields=sorted(patch.given),
+            )
 
     def _check_server(self, patch: Patch, merged: Mapping[str, Any]) -> None:
         variable = sinks.lacks(patch.sink, self._settings) if merged["enabled"] else ""
@@ -532,6 +568,19 @@ class Configuration:
                 f"{prefix}enabled: SQS_REGION is not set on the server, "
                 "and queueUrl names no region."
             )
+
+
+def _note(
+    by: str | None, action: str, row: Instance, subscription: str | None = None, **facts: Any
+) -> AuditLog | None:
+    """In the audit log, within the transaction of what it tells of; None: nobody did it by hand."""
+    return None if by is None else auditlog.note(by, action, row, subscription, **facts)
+
+
+def _count(noted: AuditLog | None, discarded: int) -> None:
+    """Add what went with it, which only Redis knew."""
+    if noted is not None:
+        auditlog.add(noted, discarded=discarded)
 
 
 def fields_of(row: Subscription) -> dict[str, Any]:

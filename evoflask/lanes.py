@@ -10,16 +10,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evoflask import db, schemas
+import orjson
+
+from evoflask import auditlog, configuration, db, schemas
 from evoflask.configuration import Configuration
+from evoflask.errors import Conflict
 from evoflask.models import Instance, Subscription
 from evoflask.outbox import LaneView, Outbox, verbs
+from evoflask.outbox.members import at_of
+from evoflask.outbox.verbs import Purged, Skipped
 
 PIECE = 50
 """Lanes that one script looks at: below a millisecond of Redis."""
 QUARANTINE = 3
 """Holds lost in a row, after which a lane runs alone."""
+SKIPPED = "skipped"
+"""Reason of a dead letter: an operator took it out of the way."""
 BOOKS = ("routed", "requeued", "delivered", "dead", "discarded")
+_REFUSED = {
+    "unknown": "Redis was not told of the lane yet; try again.",
+    "off": "The subscription is disabled: enable it.",
+    "stopped": "An operator paused the lane: resume it.",
+    "empty": "Nothing waits on the lane.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,11 @@ class Lane:
         return None if oldest is None else max(0.0, self.view.now - oldest)
 
     @property
+    def head_at(self) -> float | None:
+        """When what holds the lane up was accepted."""
+        return at_of(self.view.head) if self.view.head else None
+
+    @property
     def last_error(self) -> str | None:
         return self.view.facts.get("error")
 
@@ -125,13 +143,94 @@ def every(outbox: Outbox, instances: Sequence[int] | None, *, limit: int = 200) 
         after = found.after
 
 
+# -- by hand --------------------------------------------------------------------------------
+
+
 def stop(
-    changes: Configuration, outbox: Outbox, instance: str, subscription: str, stopped: bool
+    changes: Configuration,
+    outbox: Outbox,
+    instance: str,
+    subscription: str,
+    stopped: bool,
+    *,
+    by: str,
 ) -> Lane:
-    """Pause a lane or let it go on; how it is then. Raises `NotFound`, `Conflict`,
-    `Unavailable`."""
-    row = changes.stop(instance, subscription, stopped)
+    """Pause a lane or let it go on; how it is then. `by`, here and below: who does it, for the
+    audit log. Raises `NotFound`, `Conflict`, `Unavailable`."""
+    row = changes.stop(instance, subscription, stopped, by=by)
     return _lanes(outbox, [row])[0]
+
+
+def probe(outbox: Outbox, instance: str, subscription: str, *, by: str) -> Lane:
+    """Have a lane looked at now, though it pauses or waits for the date of a retry: one try,
+    and its failure is the next pause. How the lane is then.
+
+    Raises `NotFound`, `Conflict` where nothing can be tried, `Unavailable`.
+    """
+    row = _row(instance, subscription)
+    status = outbox.run(verbs.probe(row.instance.partition, row.lane))
+    if status != "ok":
+        raise Conflict(_REFUSED[status])
+    auditlog.note_done(by, "lane.probe", row.instance, subscription)
+    return _lanes(outbox, [row])[0]
+
+
+def skip(
+    outbox: Outbox, instance: str, subscription: str, *, event_id: str | None = None, by: str
+) -> Skipped:
+    """Give the head of a lane up, whatever the lane's state: it becomes a dead letter, `skipped`,
+    and what stood behind it goes on. `event_id`: only where the head is that event.
+
+    Raises `NotFound`, `Conflict`, `Unavailable`.
+    """
+    row = _row(instance, subscription)
+    why = {"reason": SKIPPED, "code": "", "detail": f"an operator skipped it ({by})"}
+    call = verbs.skip(
+        row.instance.partition, row.lane, event_id=event_id or "", why=orjson.dumps(why).decode()
+    )
+    skipped = outbox.run(call)
+    if skipped.status == "other":
+        raise Conflict(f'The head of the lane is "{skipped.event_id}" now; nothing was skipped.')
+    if skipped.status != "ok":
+        raise Conflict(_REFUSED[skipped.status])
+    facts = {"event_id": skipped.event_id, "event": skipped.event, "tries": skipped.tries}
+    auditlog.note_done(by, "lane.skip", row.instance, subscription, **facts)
+    return skipped
+
+
+def purge(outbox: Outbox, instance: str, subscription: str, backlog: int, *, by: str) -> Purged:
+    """Discard all that waits on a lane, if that is as many as `backlog` says. No letters are
+    written; what was given up before gets its own.
+
+    Raises `NotFound`, `Conflict` with the backlog that there is, `Unavailable`.
+    """
+    row = _row(instance, subscription)
+    purged = outbox.run(verbs.purge(row.instance.partition, row.lane, backlog))
+    if purged.status == "other":
+        raise Conflict(
+            f"{purged.count} events wait on the lane, not {backlog}; nothing was discarded."
+        )
+    if purged.status != "ok":
+        raise Conflict(_REFUSED[purged.status])
+    facts = {"discarded": purged.count, "bytes": purged.bytes}
+    auditlog.note_done(by, "lane.purge", row.instance, subscription, **facts)
+    return purged
+
+
+def _row(instance: str, subscription: str) -> Subscription:
+    """Of a lane, with its instance. Raises `NotFound`, `Conflict`."""
+    found = configuration.get_subscription(instance, subscription)
+    if found.sink == "websocket":
+        raise Conflict("A websocket subscription has no lane.")
+    return found
+
+
+# -- reading --------------------------------------------------------------------------------
+
+
+def one(outbox: Outbox, instance: str, subscription: str) -> Lane:
+    """Raises `NotFound`, `Conflict` for a websocket, `Unavailable`."""
+    return _lanes(outbox, [_row(instance, subscription)])[0]
 
 
 def _rows(instances: Sequence[int] | None, where: Any, limit: int) -> list[Subscription]:

@@ -694,6 +694,25 @@ class _LettersPage(_Letters):
     limit = fields.Integer(validate=validate.Range(1, 500))
 
 
+class _Skip(Schema):
+    eventId = fields.String(validate=validate.Length(1, 128))
+
+
+class _Purge(Schema):
+    confirm = Whole(required=True, validate=validate.Range(0, 2**53))
+
+
+class _AuditLog(Schema):
+    instance = fields.String(validate=name)
+    subscription = fields.String(validate=name)
+    action = fields.String(validate=matching(_TOKEN, "Not an action."))
+    by = fields.String(validate=validate.Length(1, 120))
+    since = Moment()
+    until = Moment()
+    after = fields.Integer(validate=validate.Range(0, 2**53))
+    limit = fields.Integer(validate=validate.Range(1, 500))
+
+
 class _LettersMany(_Letters):
     limit = Whole(validate=validate.Range(1, 10_000_000))
     dryRun = Flag()
@@ -717,6 +736,23 @@ class _Operations(Schema):
 def lanes_query(query: Mapping[str, Any]) -> dict[str, Any]:
     """`GET /lane`: `instance`, `after`, `limit`. Raises `BadInput`, also for what it is not."""
     return _load(_Lanes(), query, "")
+
+
+def skip_body(body: Mapping[str, Any]) -> str | None:
+    """`POST /lane/<instance>/<name>/skip`: the event id that the head must have, if any. Raises
+    `BadInput`."""
+    given = _load(_Skip(), body, "")
+    return None if not given else str(given["eventId"])
+
+
+def purge_body(body: Mapping[str, Any]) -> int:
+    """`POST /lane/<instance>/<name>/purge`: the backlog that is meant. Raises `BadInput`."""
+    return int(_load(_Purge(), body, "")["confirm"])
+
+
+def audit_log_query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """`GET /audit-log`: a filter, `after` and `limit`. Raises `BadInput`."""
+    return _load(_AuditLog(), query, "")
 
 
 def letters_query(query: Mapping[str, Any]) -> dict[str, Any]:

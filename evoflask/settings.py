@@ -385,6 +385,15 @@ class Settings:
             "seconds",
         ),
     )
+    audit_log_retain_seconds: int = _field(
+        31_536_000,
+        About(
+            "AUDIT_LOG_RETAIN_SECONDS",
+            "How long the audit log keeps what was done by hand.",
+            whole(3600, 315_360_000),
+            "seconds",
+        ),
+    )
     deadletter_key_seconds: int = _field(
         86_400,
         About(

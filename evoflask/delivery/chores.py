@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import redis
 
-from evoflask import bell, configuration, db, deadletters, health, models
+from evoflask import auditlog, bell, configuration, db, deadletters, health, models
 from evoflask.errors import EvoflaskError
 from evoflask.ids import random_id
 from evoflask.log import Repeats
@@ -76,6 +76,7 @@ class Chores:
         self._do("sweep", lambda: self._each(partitions, self._sweep))
         self._do("letters", self._letters)
         self._do("tombstones", self._tombstones)
+        self._do("audit-log", self._audit_log)
 
     def tick_quietly(self) -> None:
         """The same for a worker: what fails is logged."""
@@ -129,6 +130,9 @@ class Chores:
             return
         for row in configuration.tombstones(time.time() - TOMBSTONE_SECONDS):
             configuration.forget(row)
+
+    def _audit_log(self) -> None:
+        auditlog.forget(time.time() - self._settings.audit_log_retain_seconds)
 
     # -- limits ------------------------------------------------------------------------------
 

@@ -367,9 +367,11 @@ class Drain:
 
     async def _listen_loop(self) -> None:
         partitions = self._partitions
-        async for sink, lane_id in self._outbox.listen(partitions):
+        async for sink, lane_id, anew in self._outbox.listen(partitions):
             lane = self._lanes.get(lane_id)
             if lane is not None:
+                if anew:  # skipped or purged: nothing of it that was in hand is to be started
+                    self._drop_unstarted(lane)
                 lane.work.exhausted = False
                 self._consider(lane)
             elif sink in self._stations:

@@ -239,9 +239,10 @@ class AsyncOutbox:
                 pipe.zcount(key, "-inf", time.time() * 1000)
             return sum(await pipe.execute())
 
-    async def listen(self, partitions: Sequence[int]) -> AsyncIterator[tuple[str, str]]:
-        """What append tells while it goes: (sink, lane or ""); ("", "") once a second when it
-        tells nothing. Ends with OutboxDown."""
+    async def listen(self, partitions: Sequence[int]) -> AsyncIterator[tuple[str, str, bool]]:
+        """What append and an operator tell while it goes: (sink, lane or "", whether what is in
+        hand of the lane and did not start is void); ("", "", False) once a second when they
+        tell nothing. Ends with OutboxDown."""
         with translated():
             pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
             try:
@@ -249,8 +250,8 @@ class AsyncOutbox:
                 while True:
                     message = await pubsub.get_message(timeout=1.0)
                     text = message["data"].decode() if message else ""
-                    sink, _, lane = text.partition(" ")
-                    yield sink, lane
+                    sink, lane, anew = (*text.split(" "), "", "")[:3]
+                    yield sink, lane, anew == "anew"
             finally:
                 await pubsub.aclose()
 

@@ -20,11 +20,8 @@ local count = call('ZCARD', waiting)
 local weight = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
 local gone, freed, more = 0, 0, false
 while true do
-  -- The oldest is the first that was never tried, or the first retry.
-  local first = call('ZRANGE', waiting, 0, 0)[1]
+  local first = oldest(s)
   if not first then break end
-  local retry = call('ZRANGEBYSCORE', waiting, '(0', '+inf', 'LIMIT', 0, 1)[1]
-  if retry and retry < first then first = retry end
   local detail
   if ms_of(first) <= NOW - tonumber(ARGV[2]) then detail = ARGV[6]
   elseif count - gone > tonumber(ARGV[3]) then detail = ARGV[7]

@@ -13,7 +13,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:tries:<s>         hash     entries that failed: how often
     evo:{pN}:dying:<s>         hash     entries given up: tries and reason, until their letter
     evo:{pN}:graves            set      lanes with something in dying
-    evo:{pN}:lane:<s>          hash     hold, flags, breaker, last error, losses, books
+    evo:{pN}:lane:<s>          hash     hold, flags, breaker, last error, losses, books, pace
     evo:{pN}:due:<sink>        zset     lanes by when to look at them next
     evo:{pN}:alone:<sink>      zset     the same for lanes that lost three holds in a row
     evo:{pN}:oldest:<sink>     zset     lanes by the age of their oldest entry
@@ -23,6 +23,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:aging             zset     instances by when their oldest retained entry leaves
     evo:{pN}:gone:<s>:waiting  zset     a destroyed lane, until it is swept
     evo:{pN}:gone:<s>:dying    hash     the same
+    evo:{pN}:gone:<s>:<n>:waiting  zset   a backlog that was purged, until it is swept
     evo:{pN}:sweep             set      what is to be swept
     evo:{pN}:totals            hash     counters by sink, histograms of latency
     evo:{pN}:awake:<sink>      string   somebody drains this sink here (expires)

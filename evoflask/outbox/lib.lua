@@ -211,6 +211,26 @@ local function window(s, h, n, cursor, new, old)
   return out
 end
 
+-- The oldest entry of a lane: the first that was never tried, or the retry that is next.
+local function oldest(s)
+  local key = P .. 'waiting:' .. s
+  local first = call('ZRANGE', key, 0, 0)[1]
+  local retry = first and call('ZRANGEBYSCORE', key, '(0', '+inf', 'LIMIT', 0, 1)[1]
+  if retry and retry < first then return retry end
+  return first
+end
+
+-- What holds a lane up, if anything does: its oldest entry; on one that waits for what failed,
+-- that.
+local function head(s, h)
+  if h.wait == '1' then
+    local key = P .. 'waiting:' .. s
+    local retry = call('ZRANGEBYSCORE', key, '(0', '+inf', 'LIMIT', 0, 1)[1]
+    if retry then return retry end
+  end
+  return oldest(s)
+end
+
 -- Give an entry up: off the lane, into `dying`, until its letter is written.
 local function die(s, member, tries, why)
   call('HSET', P .. 'dying:' .. s, member, tries .. ' ' .. why)

@@ -1,6 +1,6 @@
 -- settle: end attempts of one lane, and keep the hold or give it up.
 --
---   lane:<s>  hash  hold, books, breaker        waiting:<s>  zset  - members, dates
+--   lane:<s>  hash  hold, books, breaker, pace  waiting:<s>  zset  - members, dates
 --   tries:<s> hash  how often an entry failed   dying:<s>, graves  what is given up
 --   outbox:<i>, body:<i>:<e>   - entries past retention that nobody has any more
 --   due:<sink>, oldest:<sink>, weight, weighing, totals
@@ -15,6 +15,22 @@
 -- Answers {'lost'} or {'ok', now ms, due now (1|0), applied, ids, active (1|0), revision,
 -- epoch}; a lane that was stopped meanwhile is not active and hands out nothing.
 
+-- Deliveries by ten seconds: the number of the newest ten, its count, those of the six before.
+local function pace(old, n)
+  local slot = math.floor(NOW / 10000)
+  local counts = {}
+  for word in string.gmatch(old or '', '%d+') do counts[#counts + 1] = word end
+  local gap = slot - tonumber(table.remove(counts, 1) or 0)
+  if gap > 0 then
+    for _ = 1, math.min(gap, 7) do
+      table.insert(counts, 1, 0)
+      counts[8] = nil
+    end
+  end
+  counts[1] = tonumber(counts[1] or 0) + n
+  return slot .. ' ' .. table.concat(counts, ' ')
+end
+
 unblock()
 local s, token, hold = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local h = lane(s)
@@ -28,6 +44,8 @@ local a = 9
 local facts = tonumber(ARGV[a])
 if facts > 0 then call('HSET', key, unpack(ARGV, a + 1, a + facts * 2)) end
 a = a + facts * 2 + 1
+local known = call('HMGET', key, 'until', 'pace')
+h['until'] = known[1]
 local counts, at = tonumber(ARGV[a]), a
 a = a + counts * 2 + 1
 
@@ -68,14 +86,13 @@ if #members > 0 then
   book(s, h.sink, 'delivered', delivered)
   if retried > 0 then call('HINCRBY', P .. 'totals', h.sink .. ':retried', retried) end
   if delivered > 0 then
-    call('HSET', key, 'okat', NOW)
+    call('HSET', key, 'okat', NOW, 'pace', pace(known[2], delivered))
     release(h.i, off)
   end
 end
 if applied > 0 then
   for n = at + 1, at + counts * 2, 2 do call('HINCRBY', P .. 'totals', ARGV[n], ARGV[n + 1]) end
 end
-h['until'] = call('HGET', key, 'until')
 
 local ids, active = {}, h.on == '1' and h.stop ~= '1'
 if hold > 0 then

@@ -19,6 +19,8 @@ from evoflask.outbox import keys
 T = TypeVar("T")
 FEED_LINES = 10_000
 """A reader of the feed that is further behind looks at the outboxes instead."""
+PACE_MS = 10_000
+"""What settle.lua counts a lane's deliveries by."""
 TOMBSTONE_MS = 7 * 86400 * 1000
 """Longer than any process with an old row could live before it pushes it."""
 
@@ -355,6 +357,55 @@ def sweep(partition: int, *, n: int = 500) -> Call[int]:
     return _call("sweep", partition, (n,), int)
 
 
+# -- an operator's --------------------------------------------------------------------------
+
+
+def probe(partition: int, lane: str) -> Call[str]:
+    """Have the lane looked at now: `unknown`, `off`, `stopped`, `empty` (nothing waits) or `ok`."""
+    return _call("probe", partition, (lane,), _text)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """`status`: ok, unknown, empty, other (the head has another event id, this one)."""
+
+    status: str
+    event_id: str = ""
+    event: str = ""
+    tries: int = 0
+    member: str = ""
+
+
+def skip(partition: int, lane: str, *, event_id: str = "", why: str) -> Call[Skipped]:
+    """Give the head of a lane up. `event_id`: only where it is that one's; `why`: JSON with
+    reason, code and detail."""
+
+    def read(answer: Any) -> Skipped:
+        words = [_text(part) for part in answer]
+        if words[0] != "ok":
+            return Skipped(words[0], (*words, "")[1])
+        return Skipped(words[0], words[1], words[2], int(words[3]), words[4])
+
+    return _call("skip", partition, (lane, event_id, why), read)
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """`status`: ok, unknown, other (the backlog is another one, of `count`)."""
+
+    status: str
+    count: int = 0
+    """Deliveries that were discarded."""
+    bytes: int = 0
+
+
+def purge(partition: int, lane: str, backlog: int) -> Call[Purged]:
+    """Discard all that waits on a lane, where that is as many as the caller says."""
+    return _call(
+        "purge", partition, (lane, backlog), lambda a: Purged(_text(a[0]), *(int(n) for n in a[1:]))
+    )
+
+
 # -- configuration and views ----------------------------------------------------------------
 
 
@@ -423,11 +474,26 @@ class LaneView:
     that is tried next is looked at."""
     retrying: int
     """Of those that wait, the ones that failed before."""
+    head: str
+    """What holds the lane up, as a member; "" where nothing waits: its oldest entry, or what
+    failed where the lane waits for that."""
+    head_tries: int
+    """How often the head failed."""
     now: float
     """The moment, Unix seconds of Redis' clock."""
 
     def count(self, book: str) -> int:
         return int(self.facts.get(book, 0))
+
+    @property
+    def last_minute(self) -> int:
+        """Deliveries in the last minute, to ten seconds."""
+        slot, *counts = (int(word) for word in self.facts.get("pace", "0").split())
+        now = int(self.now * 1000)
+        ahead = max(0, now // PACE_MS - slot)
+        # The slots are of ten seconds, so the oldest of the last minute counts with its share.
+        shares = [1.0] * 6 + [1 - now % PACE_MS / PACE_MS]
+        return round(sum(n * share for n, share in zip(counts, shares[ahead:], strict=False)))
 
     @property
     def off(self) -> int:
@@ -482,6 +548,8 @@ def _view(lane: str, row: Any, now: float) -> LaneView:
         float(due) / 1000 if due else None,
         int(first[:13]) / 1000 if first else None,
         row[6],
+        _text(row[7]),
+        int(row[8]),
         now,
     )
 

@@ -34,6 +34,13 @@ def json_body(schema: Callable[[dict[str, Any]], T]) -> T:
     return schema(parse(b"".join(body_pieces())))
 
 
+def optional_json_body(schema: Callable[[dict[str, Any]], T]) -> T:
+    """The same where a request without any body means an empty object."""
+    if not request.content_length and "Transfer-Encoding" not in request.headers:
+        return schema({})
+    return json_body(schema)
+
+
 def refuse_encoding(*mimetypes: str) -> None:
     """Raises `BadInput` for a body that announces another type or encoding than we read."""
     if request.mimetype not in mimetypes:

@@ -10,7 +10,7 @@ from evoflask import configuration, schemas
 from evoflask.configuration import Created, State
 from evoflask.errors import NotFound
 from evoflask.web import bodies, parts
-from evoflask.web.auth import caller_from_request, global_key, instance_key, unauthorized
+from evoflask.web.auth import caller_from_request, global_key, instance_key, unauthorized, who
 
 bp = Blueprint("instances", __name__, url_prefix="/instance")
 
@@ -31,7 +31,7 @@ _GATEWAY_SETTINGS = {
 @global_key
 def create() -> tuple[dict[str, Any], int]:
     """A new instance and its token, which is shown here and never again."""
-    created = parts().configuration.create(bodies.json_body(schemas.create_body))
+    created = parts().configuration.create(bodies.json_body(schemas.create_body), by=who())
     return _created(created), 201
 
 
@@ -77,7 +77,7 @@ def logout(instance: str) -> dict[str, Any]:
 @instance_key
 def delete(instance: str) -> dict[str, Any]:
     """The instance with all that belongs to it; its name is free at once."""
-    parts().configuration.delete(instance)
+    parts().configuration.delete(instance, by=who(instance))
     return _success("Instance deleted")
 
 

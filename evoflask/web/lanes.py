@@ -1,4 +1,4 @@
-"""Lanes: how they are, and stopping one. A websocket has none."""
+"""Lanes: how they are, and what may be done to one by hand. A websocket has none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from flask import Blueprint, request
 
 from evoflask import lanes, schemas
 from evoflask.lanes import Lane
-from evoflask.web import parts
-from evoflask.web.auth import instance_key, some_key, visible
+from evoflask.web import bodies, parts
+from evoflask.web.auth import instance_key, some_key, visible, who
 from evoflask.web.bodies import iso
 
 bp = Blueprint("lanes", __name__, url_prefix="/lane")
@@ -37,14 +37,44 @@ def index() -> dict[str, Any]:
 @instance_key
 def pause(instance: str, name: str) -> dict[str, Any]:
     """Nothing is delivered until `resume`; what comes is kept."""
-    return row(lanes.stop(parts().configuration, parts().outbox, instance, name, True))
+    return row(_stop(instance, name, True))
 
 
 @bp.post("/<instance>/<name>/resume")
 @instance_key
 def resume(instance: str, name: str) -> dict[str, Any]:
     """Goes on at once, also where failures had paused it."""
-    return row(lanes.stop(parts().configuration, parts().outbox, instance, name, False))
+    return row(_stop(instance, name, False))
+
+
+@bp.post("/<instance>/<name>/probe")
+@instance_key
+def probe(instance: str, name: str) -> dict[str, Any]:
+    """One try now, though it pauses or the next try has a later date; 409 where none can be."""
+    return row(lanes.probe(parts().outbox, instance, name, by=who(instance)))
+
+
+@bp.post("/<instance>/<name>/skip")
+@instance_key
+def skip(instance: str, name: str) -> dict[str, Any]:
+    """The head becomes a dead letter, `skipped`. `{"eventId"}`: only if it is that event."""
+    wanted = bodies.optional_json_body(schemas.skip_body)
+    done = lanes.skip(parts().outbox, instance, name, event_id=wanted, by=who(instance))
+    return {"skipped": 1, "eventId": done.event_id, "event": done.event, "tries": done.tries}
+
+
+@bp.post("/<instance>/<name>/purge")
+@instance_key
+def purge(instance: str, name: str) -> dict[str, Any]:
+    """All that waits is discarded. `{"confirm": <backlog>}`: 409 where another number waits."""
+    backlog = bodies.json_body(schemas.purge_body)
+    done = lanes.purge(parts().outbox, instance, name, backlog, by=who(instance))
+    return {"discarded": done.count, "bytes": done.bytes}
+
+
+def _stop(instance: str, name: str, stopped: bool) -> Lane:
+    changes, outbox = parts().configuration, parts().outbox
+    return lanes.stop(changes, outbox, instance, name, stopped, by=who(instance))
 
 
 def row(lane: Lane) -> dict[str, Any]:
@@ -62,6 +92,9 @@ def row(lane: Lane) -> dict[str, Any]:
         "retrying": view.retrying,
         "dying": view.dying,
         "bytes": view.weight,
+        "headTries": view.head_tries if view.head else None,
+        "headAcceptedAt": _iso(lane.head_at),
+        "lastMinute": view.last_minute,
         "oldestAge": None if lane.age is None else round(lane.age, 3),
         "nextAttempt": _iso(lane.next_attempt),
         "pausedUntil": _iso(lane.paused_until),

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, jsonify
 
 from evoflask import configuration, schemas
 from evoflask.web import bodies, parts
-from evoflask.web.auth import instance_key
+from evoflask.web.auth import instance_key, who
 
 bp = Blueprint("sinks", __name__)
 
@@ -24,7 +24,7 @@ _SINK = f"<any({', '.join(schemas.SINKS)}):sink>"
 def set_sink(sink: str, instance: str) -> tuple[Response, int]:
     """Set what the body names; the whole row as it is in effect."""
     patch = bodies.json_body(partial(schemas.set_body, sink))
-    state = parts().configuration.set_sinks(instance, {sink: patch})
+    state = parts().configuration.set_sinks(instance, {sink: patch}, by=who(instance))
     return jsonify(bodies.evolution_row(state.instance, state.sink(sink))), 201
 
 
@@ -41,7 +41,8 @@ def find_sink(sink: str, instance: str) -> Response:
 def set_event(instance: str) -> tuple[dict[str, Any], int]:
     """Set several sinks, all of them or none."""
     patches = bodies.json_body(schemas.event_body)
-    return bodies.evolution_rows(parts().configuration.set_sinks(instance, patches)), 201
+    state = parts().configuration.set_sinks(instance, patches, by=who(instance))
+    return bodies.evolution_rows(state), 201
 
 
 @bp.get("/event/find/<instance>")

@@ -9,7 +9,7 @@ from flask import Blueprint
 
 from evoflask import configuration, schemas
 from evoflask.web import bodies, parts
-from evoflask.web.auth import instance_key
+from evoflask.web.auth import instance_key, who
 
 bp = Blueprint("subscriptions", __name__, url_prefix="/subscription")
 
@@ -26,7 +26,8 @@ def index(instance: str) -> list[dict[str, Any]]:
 def add(instance: str) -> tuple[dict[str, Any], int]:
     """A new one; 409 where the name is taken."""
     new = bodies.json_body(schemas.new_subscription)
-    return bodies.subscription_row(parts().configuration.add(instance, new)), 201
+    added = parts().configuration.add(instance, new, by=who(instance))
+    return bodies.subscription_row(added), 201
 
 
 @bp.get("/<instance>/<name>")
@@ -42,11 +43,12 @@ def change(instance: str, name: str) -> dict[str, Any]:
     """Change what the body names; the rest stays."""
     stored = configuration.get_subscription(instance, name)
     patch = bodies.json_body(partial(schemas.subscription_patch, name, stored.sink))
-    return bodies.subscription_row(parts().configuration.change(instance, name, patch))
+    changed = parts().configuration.change(instance, name, patch, by=who(instance))
+    return bodies.subscription_row(changed)
 
 
 @bp.delete("/<instance>/<name>")
 @instance_key
 def remove(instance: str, name: str) -> dict[str, int]:
     """Delete one with its backlog; how many deliveries that discarded."""
-    return {"discarded": parts().configuration.remove(instance, name)}
+    return {"discarded": parts().configuration.remove(instance, name, by=who(instance))}

@@ -135,6 +135,7 @@ class Lane:
     requeued: int = 0
     delivered: int = 0
     dead: int = 0
+    discarded: int = 0
     first_sends: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """order key -> members in the order of their first arrival"""
     arrived: set[str] = field(default_factory=set)
@@ -343,11 +344,121 @@ class World:
             return
         lane = self.luck.choice(lanes)
         event_id, key = lane.letters.pop()
+        if self.luck.random() < 0.2:
+            return  # discarded: the books know it as dead
         i = self.instances[lane.i]
-        entry = NewEntry(event_id, False, "CALL", b"{}", b"1", ((lane.s, key),))
-        call = verbs.append(P, i.i, i.revision, EPOCH, [entry], self.limits, requeue=True)
+        onto = lane if self.luck.random() < 0.7 else self.luck.choice(list(i.lanes.values()))
+        self.again(i, onto, [(event_id, key)])
+
+    def again(self, i: Instance, lane: Lane, events: list[tuple[str, str]]) -> None:
+        """Append events (id, key) for one lane alone, in their order."""
+        entries = [
+            NewEntry(event_id, False, "CALL", b"{}", b"1", ((lane.s, key),))
+            for event_id, key in events
+        ]
+        call = verbs.append(P, i.i, i.revision, EPOCH, entries, self.limits, requeue=True)
         assert self.outbox.run(call).status == "ok"
-        self.appended(i, [(event_id, {lane.s: key})], requeued=True)
+        self.appended(i, [(event_id, {lane.s: key}) for event_id, key in events], requeued=True)
+
+    def replay(self) -> None:
+        """Some of what is retained, for one lane alone, under the same ids."""
+        i = self.luck.choice(list(self.instances.values()))
+        if not i.lanes:
+            return
+        start = self.luck.choice([0, self.now - 10_000])
+        found = self.redis.xrange(f"{PRE}outbox:{i.i}", start, "+", count=3)
+        keys_ = [key_hash(b"k%d" % self.luck.randrange(3)) for _ in found]
+        ids = [fields[b"id"].decode() for _, fields in found]
+        if ids:
+            lane = self.luck.choice(list(i.lanes.values()))
+            self.again(i, lane, list(zip(ids, keys_, strict=True)))
+
+    # -- an operator at a lane ---------------------------------------------------------------
+
+    def by_hand(self) -> None:
+        lane = self.luck.choice(list(self.lanes.values()) or [None])  # type: ignore[list-item]
+        if lane is None:
+            return
+        what = self.luck.choice(["probe", "skip", "purge", "disable"])
+        if what == "probe":
+            self.probe(lane)
+        elif what == "skip":
+            self.skip(lane)
+        elif what == "purge":
+            self.purge(lane)
+        else:
+            self.disable()
+
+    def dates(self, lane: Lane) -> dict[str, float]:
+        rows = self.redis.zrange(f"{PRE}waiting:{lane.s}", 0, -1, withscores=True)
+        return {member.decode(): date for member, date in rows}
+
+    def probe(self, lane: Lane) -> None:
+        before = self.dates(lane)
+        status = self.outbox.run(verbs.probe(P, lane.s))
+        if not lane.enabled or lane.stopped:
+            assert status == ("stopped" if lane.enabled else "off")
+        else:
+            assert status == ("ok" if lane.waiting else "empty")
+        if status != "ok":
+            assert self.dates(lane) == before
+            return
+        (view,) = self.outbox.run(verbs.look(P, [lane.s]))
+        due = "token" in view.facts or view.due * 1000 <= self.now
+        # A lane that waits may have had its earliest retry due before: its date says so.
+        assert due, "a probe that is not due"
+
+    def skip(self, lane: Lane) -> None:
+        dates = self.dates(lane)
+        failed = sorted((date, member) for member, date in dates.items() if date)
+        new = [member for member, date in dates.items() if not date]
+        firsts = [member for _, member in failed[:1]] + sorted(new)[:1]
+        head = (failed[0][1] if lane.wait and failed else min(firsts)) if firsts else ""
+        (view,) = self.outbox.run(verbs.look(P, [lane.s]))
+        assert (view.head, view.head_tries) == (head, lane.waiting.get(head, 0))
+        why = '{"reason":"skipped","code":"","detail":""}'
+        other = self.outbox.run(verbs.skip(P, lane.s, event_id="another", why=why))
+        assert other.status == ("other" if head else "empty")
+        skipped = self.outbox.run(verbs.skip(P, lane.s, event_id=other.event_id, why=why))
+        if not head:
+            assert skipped.status == "empty"
+            return
+        assert (skipped.status, skipped.member) == ("ok", head)
+        assert skipped.tries == lane.waiting.pop(head)
+        lane.dying.add(head)
+        self.tell_anew(lane)
+
+    def purge(self, lane: Lane) -> None:
+        n = len(lane.waiting)
+        other = self.outbox.run(verbs.purge(P, lane.s, n + 1))
+        assert (other.status, other.count) == ("other", n)
+        if self.luck.random() < 0.5:
+            return
+        purged = self.outbox.run(verbs.purge(P, lane.s, n))
+        assert (purged.status, purged.count) == ("ok", n)
+        assert purged.bytes == sum(size_of(member) for member in lane.waiting)
+        lane.waiting.clear()
+        lane.discarded += n
+        self.tell_anew(lane)
+
+    def tell_anew(self, lane: Lane) -> None:
+        """Whoever has the lane lets go of what did not start; the word may be lost."""
+        if self.luck.random() < 0.3:
+            return
+        for drain in self.drains:
+            if lane.s in drain.works:
+                drain.works[lane.s][0].put_back()
+
+    def disable(self) -> None:
+        """The clock disables a failing subscription, at best while a drain has its lane."""
+        held = [s for drain in self.drains for s in drain.works if s in self.lanes]
+        if not held:
+            return
+        lane = self.lanes[self.luck.choice(sorted(held))]
+        i = self.instances[lane.i]
+        lane.enabled = False
+        i.revision += 1
+        assert self.push(i).discarded == {}
 
     # -- the clock ---------------------------------------------------------------------------
 
@@ -600,9 +711,10 @@ class World:
             assert tries == {m: n for m, n in lane.waiting.items() if n}
             for member in [*lane.waiting, *lane.dying]:
                 assert entry_of(member) in shot["entries"][lane.i], "lost its entry"
-            for book in ("routed", "requeued", "delivered", "dead"):
+            for book in ("routed", "requeued", "delivered", "dead", "discarded"):
                 assert int(facts.get(book, 0)) == getattr(lane, book), book
-            came, ended = lane.routed + lane.requeued, lane.delivered + lane.dead
+            came = lane.routed + lane.requeued
+            ended = lane.delivered + lane.dead + lane.discarded
             assert came == ended + len(lane.waiting) + len(lane.dying)
             self.check_date(lane, seen)
             if lane.waiting:
@@ -707,7 +819,11 @@ def _run(world: World, seed: int, steps: int) -> World:
             world.delete()
         elif roll < 0.37:
             world.requeue()
-        elif roll < 0.47:
+        elif roll < 0.38:
+            world.replay()
+        elif roll < 0.41:
+            world.by_hand()
+        elif roll < 0.50:
             world.pass_time()
         else:
             world.step_drain(world.luck.choice(world.drains))

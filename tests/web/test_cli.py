@@ -25,6 +25,7 @@ from tests.web import steps
 from tests.web.conftest import Request
 
 Flask_ = Callable[..., Result]
+CALL = {"event": "CALL", "data": 1}
 
 
 @pytest.fixture
@@ -100,6 +101,94 @@ def test_lanes_are_a_table(flask: Flask_, call: Request, instance: str, outbox: 
 
 def test_lanes_of_an_instance_that_is_not_there_is_2(flask: Flask_, instance: str) -> None:
     assert 'The "nope" instance' in flask("lanes", "--instance", "nope", status=2).output
+
+
+def test_a_lane_is_stopped_probed_skipped_and_purged_and_the_audit_log_says_so(
+    flask: Flask_, call: Request, instance: str, outbox: Outbox
+) -> None:
+    ids = [row["id"] for row in call("POST", "/event/emit/a", [CALL] * 3).json["results"]]
+
+    probed = flask("lane", "probe", "a", "webhook").output
+    skipped = flask("lane", "skip", "a", "webhook", "--event-id", ids[0]).output
+    paused = flask("lane", "pause", "a", "webhook").output
+    asked = flask("lane", "purge", "a", "webhook", status=2).output
+    purged = flask("lane", "purge", "a", "webhook", "--confirm", "2").output
+    resumed = flask("lane", "resume", "a", "webhook").output
+
+    assert probed == "a/webhook is active, 3 wait.\n"
+    assert skipped == f"{ids[0]} (CALL, 0 tries) becomes a dead letter.\n"
+    assert paused == "a/webhook is stopped, 2 wait.\n"
+    assert "2 events wait on a/webhook. To discard them: --confirm 2." in asked
+    assert purged == "2 discarded.\n"
+    assert resumed == "a/webhook is idle, 0 wait.\n"
+    head, *lines = flask("audit-log", "--action", "lane", "--by", "cli").output.splitlines()
+    assert head.split() == ["at", "by", "action", "instance", "subscription", "facts"]
+    done = [line.split()[2] for line in reversed(lines)]
+    assert done == ["lane.probe", "lane.skip", "lane.pause", "lane.purge", "lane.resume"]
+    assert '{"discarded": 2' in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("probe", "a", "webhook"), "Nothing waits on the lane."),
+        (("skip", "a", "webhook"), "Nothing waits on the lane."),
+        (("purge", "a", "webhook", "--confirm", "3"), "0 events wait on the lane, not 3"),
+        (("pause", "a", "nope"), 'The subscription "nope"'),
+        (("resume", "nope", "webhook"), 'The "nope" instance'),
+    ],
+)
+def test_what_cannot_be_done_to_a_lane_is_said(
+    flask: Flask_, instance: str, arguments: tuple[str, ...], words: str
+) -> None:
+    assert words in flask("lane", *arguments, status=2).output
+
+
+def test_watching_lanes_shows_them_again_and_again_the_busiest_first_until_it_is_interrupted(
+    flask: Flask_, call: Request, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"name": "crm", "sink": "webhook", "enabled": True, "url": "https://e.com"}
+    call("POST", "/subscription/a", body)
+    call("POST", "/lane/a/webhook/pause")
+    screens = 0
+
+    def next_screen(seconds: float) -> None:
+        nonlocal screens
+        screens += 1
+        call("POST", "/event/emit/a", {"event": "QRCODE_UPDATED", "data": 1})
+        if screens == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", next_screen)
+
+    lines = flask("lanes", "--watch", "--every", "0.5").output.splitlines()
+
+    assert screens == 3
+    assert [line.split()[0] for line in lines[:3]] == ["lane", "a/webhook", "a/crm"]
+    assert lines[3].startswith("0 wait on 2 lanes at ")
+    assert [line.split()[0] for line in lines[8:11]] == ["lane", "a/crm", "a/webhook"]
+    assert lines[11].startswith("2 wait on 2 lanes at ")
+
+
+def test_a_watch_outlives_a_redis_that_is_away(
+    settings: Callable[..., Settings],
+    call: Request,
+    instance: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = composition.create_app(settings(redis_url=f"unix://{tmp_path}/none"))
+    monkeypatch.setattr(time, "sleep", _interrupt)
+
+    result = made.test_cli_runner().invoke(args=["lanes", "--watch"])
+    db.close()
+
+    assert result.exit_code == 0
+    assert "evoflask: the outbox cannot be reached" in result.output
+
+
+def _interrupt(seconds: float) -> None:
+    raise KeyboardInterrupt
 
 
 def test_emit_says_who_gets_it_and_obeys_an_id(

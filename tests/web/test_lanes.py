@@ -9,7 +9,8 @@ import pytest
 import redis
 from flask import Flask
 
-from evoflask.outbox import Outbox
+from evoflask import models
+from evoflask.outbox import LaneView, Outbox, verbs
 from tests.web import steps
 from tests.web.conftest import Request
 
@@ -166,6 +167,177 @@ def test_pause_and_resume_are_idempotent(call: Request, instance: str) -> None:
     assert lane(call)["state"] == "idle"
 
 
+def test_a_probe_tries_one_event_of_a_paused_lane_now_and_its_failure_pauses_again(
+    call: Request, instance: str, outbox: Outbox, pause: Any
+) -> None:
+    pause()
+    emit(call, 3)
+
+    answer = call("POST", "/lane/a/webhook/probe")
+
+    assert (answer.status_code, answer.json["state"]) == (200, "active")
+    (held,) = steps.take(outbox)
+    assert held.probe
+    assert len(held.ids) == 1
+    assert held.breaker["pauses"] == "1"  # a pause that ended: its schedule goes on
+
+
+def test_a_probe_tries_a_retry_now_that_has_a_later_date(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    emit(call)
+    steps.end_all(outbox, steps.failed)
+    assert steps.take(outbox) == []
+
+    assert call("POST", "/lane/a/webhook/probe").json["headTries"] == 1
+
+    (held,) = steps.take(outbox)
+    assert [tries for _, tries in held.ids] == [1]
+
+
+@pytest.mark.parametrize(
+    ("before", "says"),
+    [
+        ([], "Nothing waits on the lane."),
+        (["pause"], "An operator paused the lane: resume it."),
+        (["disable"], "The subscription is disabled: enable it."),
+    ],
+)
+def test_a_probe_that_could_not_try_anything_is_refused(
+    call: Request, instance: str, before: list[str], says: str
+) -> None:
+    if before:
+        emit(call)
+    if before == ["pause"]:
+        call("POST", "/lane/a/webhook/pause")
+    elif before:
+        call("POST", "/webhook/set/a", {"enabled": False})
+
+    answer = call("POST", "/lane/a/webhook/probe")
+
+    assert (answer.status_code, answer.json["response"]["message"]) == (409, [says])
+
+
+def test_skip_makes_the_head_a_letter_and_lets_the_next_one_go_on(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    ids = [call("POST", "/event/emit/a", CALL).json["id"] for _ in range(2)]
+    steps.end_some(outbox, steps.failed, 1)
+
+    answer = call("POST", "/lane/a/webhook/skip")
+    steps.bury(outbox)
+
+    done = {"skipped": 1, "eventId": ids[0], "event": "CALL", "tries": 1}
+    assert (answer.status_code, answer.json) == (200, done)
+    (letter,) = call("GET", "/deadletter").json["letters"]
+    assert (letter["eventId"], letter["reason"], letter["tries"]) == (ids[0], "skipped", 1)
+    assert letter["detail"] == "an operator skipped it (global)"
+    assert (lane(call)["backlog"], lane(call)["books"]["dead"]) == (1, 1)
+    assert call("POST", f"/deadletter/{letter['id']}/requeue").status_code == 200
+    assert steps.end_all(outbox, steps.delivered) == 2
+
+
+def test_skip_skips_only_what_was_meant(call: Request, instance: str) -> None:
+    ids = [call("POST", "/event/emit/a", CALL).json["id"] for _ in range(2)]
+
+    other = call("POST", "/lane/a/webhook/skip", {"eventId": ids[1]})
+    meant = call("POST", "/lane/a/webhook/skip", {"eventId": ids[0]})
+
+    assert other.status_code == 409
+    assert ids[0] in other.json["response"]["message"][0]
+    assert (meant.status_code, meant.json["eventId"]) == (200, ids[0])
+    assert lane(call)["backlog"] == 1
+
+
+def test_purge_discards_what_was_counted_and_the_lane_goes_on(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    emit(call, 5)
+    call("POST", "/lane/a/webhook/pause")
+
+    wrong = call("POST", "/lane/a/webhook/purge", {"confirm": 4})
+    right = call("POST", "/lane/a/webhook/purge", {"confirm": 5})
+
+    assert wrong.status_code == 409
+    assert wrong.json["response"]["message"] == [
+        "5 events wait on the lane, not 4; nothing was discarded."
+    ]
+    assert (right.status_code, right.json["discarded"]) == (200, 5)
+    assert right.json["bytes"] > 0
+    after = lane(call)
+    assert (after["backlog"], after["bytes"], after["books"]["discarded"]) == (0, 0, 5)
+    call("POST", "/lane/a/webhook/resume")
+    emit(call, 2)
+    assert steps.end_all(outbox, steps.delivered) == 2
+
+
+def test_a_lane_that_is_purged_again_before_it_was_swept_leaks_nothing(
+    call: Request, instance: str, outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    for _ in range(3):
+        emit(call, 4)
+        assert call("POST", "/lane/a/webhook/purge", {"confirm": 4}).status_code == 200
+    row = models.Instance.get()
+    outbox.run(verbs.trim(0, row.outbox, entries=0, seconds=0, n=100))
+
+    call("DELETE", "/subscription/a/webhook")
+    while outbox.run(verbs.sweep(0, n=3)):
+        pass
+
+    assert redis_client.xlen(f"evo:{{p0}}:outbox:{row.outbox}") == 0
+    assert list(redis_client.scan_iter("evo:{p0}:gone:*")) == []
+
+
+def test_the_last_minute_is_counted_to_ten_seconds() -> None:
+    def minute(pace: str, now: float) -> int:
+        view = LaneView("s", {"pace": pace}, 0, 0, 0, None, None, 0, "", 0, now)
+        return view.last_minute
+
+    assert minute("100 7", 1005) == 7
+    assert minute("100 7 1 1 1 1 1 60", 1005) == 7 + 5 + 30
+    assert minute("100 7 8 1 1 1 1 60", 1055) == 7 + 4
+    assert minute("100 7 1 1 1 1 1 60", 1065) == 4
+    assert minute("100 7", 1075) == 0
+    assert minute("100 7", 995) == 7  # a clock that went back
+
+
+def test_what_was_delivered_in_the_last_minute_is_shown(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    assert lane(call)["lastMinute"] == 0
+    for _ in range(2):
+        emit(call, 3)
+        steps.end_all(outbox, steps.delivered)
+
+    assert lane(call)["lastMinute"] == 6
+
+
+def test_everything_done_to_a_lane_is_in_the_audit_log(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    emit(call, 3)
+    call("POST", "/lane/a/webhook/probe", key="token-a")
+    skipped = call("POST", "/lane/a/webhook/skip").json["eventId"]
+    call("POST", "/lane/a/webhook/pause")
+    call("POST", "/lane/a/webhook/purge", {"confirm": 99})
+    call("POST", "/lane/a/webhook/purge", {"confirm": 2})
+    call("POST", "/lane/a/webhook/resume")
+
+    entries = call("GET", "/audit-log?action=lane").json["entries"]
+
+    told = [(each["action"], each["by"]) for each in reversed(entries)]
+    assert told == [
+        ("lane.probe", "instance:a"),
+        ("lane.skip", "global"),
+        ("lane.pause", "global"),
+        ("lane.purge", "global"),
+        ("lane.resume", "global"),
+    ]
+    assert {(each["instance"], each["subscription"]) for each in entries} == {("a", "webhook")}
+    assert entries[3]["facts"] == {"event_id": skipped, "event": "CALL", "tries": 0}
+    assert entries[1]["facts"]["discarded"] == 2
+
+
 def test_a_disabled_subscription_shows_as_that_even_when_it_is_stopped(
     call: Request, instance: str
 ) -> None:
@@ -196,8 +368,9 @@ def test_a_websocket_has_no_lane(call: Request, instance: str) -> None:
     call("POST", "/websocket/set/a", {"enabled": False})
 
     assert [each["subscription"] for each in lanes(call)] == ["webhook"]
-    for verb in ("pause", "resume"):
-        answer = call("POST", f"/lane/a/websocket/{verb}")
+    for verb in ("pause", "resume", "probe", "skip", "purge"):
+        body = {"confirm": 0} if verb == "purge" else None
+        answer = call("POST", f"/lane/a/websocket/{verb}", body)
         assert answer.status_code == 409
         assert answer.json["response"]["message"] == ["A websocket subscription has no lane."]
 
@@ -230,6 +403,9 @@ def test_a_token_sees_and_stops_its_own_lanes_only(call: Request, instance: str)
         ("GET", "/lane?instance=nope"),
         ("POST", "/lane/a/webhook/pause"),
         ("POST", "/lane/nope/webhook/resume"),
+        ("POST", "/lane/a/webhook/probe"),
+        ("POST", "/lane/a/webhook/skip"),
+        ("POST", "/lane/a/webhook/purge"),
     ):
         assert call(method, path, key="token-b").status_code == 401
     assert call("GET", "/lane", key="wrong").status_code == 401
@@ -247,6 +423,11 @@ def test_a_token_sees_and_stops_its_own_lanes_only(call: Request, instance: str)
         ("POST", "/lane/nope/webhook/pause", 404),
         ("POST", "/lane/a/nope/pause", 404),
         ("POST", "/lane/a/webhook/explode", 404),
+        ("POST", "/lane/a/nope/probe", 404),
+        ("POST", "/lane/nope/webhook/skip", 404),
+        ("POST", "/lane/a/webhook/skip", 409),
+        ("POST", "/lane/a/webhook/purge", 400),
+        ("GET", "/lane/a/webhook/purge", 405),
         ("GET", "/lane/a/webhook/pause", 405),
     ],
 )
@@ -257,6 +438,32 @@ def test_what_is_not_there_or_makes_no_sense_is_said(
 
     assert answer.status_code == status
     assert answer.json["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "says"),
+    [
+        ("purge", {}, "confirm: Missing data for required field."),
+        ("purge", {"confirm": "5"}, "confirm: Not a valid integer."),
+        ("purge", {"confirm": True}, "confirm: Not a valid integer."),
+        ("purge", {"confirm": -1}, "confirm: Must be greater than or equal to 0"),
+        ("purge", {"confirm": 1, "force": True}, "force: Unknown field."),
+        ("skip", {"eventId": 5}, "eventId: Not a valid string."),
+        ("skip", {"eventId": ""}, "eventId: Length must be between 1 and 128."),
+        ("skip", {"id": "x"}, "id: Unknown field."),
+    ],
+)
+def test_a_body_that_makes_no_sense_changes_nothing(
+    call: Request, instance: str, dump: Any, verb: str, body: Any, says: str
+) -> None:
+    emit(call)
+    before = dump()
+
+    answer = call("POST", f"/lane/a/webhook/{verb}", body)
+
+    assert answer.status_code == 400
+    assert answer.json["response"]["message"][0].startswith(says)
+    assert dump() == before
 
 
 def test_no_key_is_401(application: Flask, instance: str) -> None:
