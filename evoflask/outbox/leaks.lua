@@ -1,6 +1,6 @@
 -- leaks: entries past the edge of retention that nobody has. For the audit.
 --
---   config:<i>  hash   outbox:<i>  stream   waiting:<s>, dying:<s>, gone:<s>:*  read
+--   config:<i>  hash   outbox:<i>  stream   waiting:<s>, dying:<s>, sweep  read
 --
 -- Atomic because an entry leaves its last lane and the outbox in one step. Writes nothing.
 --
@@ -13,12 +13,20 @@ local edge, kept = c[1] or '0-0', tonumber(c[2] or 0)
 local out = { 0, '', call('XLEN', P .. 'outbox:' .. i), edge, kept }
 if c[3] then return out end
 
--- A lane that was destroyed has its entries until it is swept.
+-- What was set aside, by a lane's end or a purge, has its entries until it is swept. Where that
+-- is very much, nothing is said of those lanes: it would take too long to look.
+local MUCH = 1000
+local aside, much = {}, call('SCARD', P .. 'sweep') > MUCH
+if not much then
+  for _, what in ipairs(call('SMEMBERS', P .. 'sweep')) do
+    local s = string.match(what, ' gone:(%w+):')
+    if s then aside[s] = true end
+  end
+end
 local function swept(to)
+  if much then return false end
   for s in string.gmatch(to, '(%w+):%S*') do
-    if call('EXISTS', P .. 'gone:' .. s .. ':waiting', P .. 'gone:' .. s .. ':dying') > 0 then
-      return false
-    end
+    if aside[s] then return false end
   end
   return true
 end

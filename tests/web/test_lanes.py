@@ -10,6 +10,7 @@ import redis
 from flask import Flask
 
 from evoflask import models
+from evoflask.audit import audit
 from evoflask.outbox import LaneView, Outbox, verbs
 from tests.web import steps
 from tests.web.conftest import Request
@@ -278,11 +279,15 @@ def test_a_lane_that_is_purged_again_before_it_was_swept_leaks_nothing(
         emit(call, 4)
         assert call("POST", "/lane/a/webhook/purge", {"confirm": 4}).status_code == 200
     row = models.Instance.get()
-    outbox.run(verbs.trim(0, row.outbox, entries=0, seconds=0, n=100))
+    outbox.run(verbs.trim(0, row.outbox, entries=0, seconds=0, n=5))
 
+    assert audit(outbox, deep=True).found == 0  # what is not swept yet is no leak
     call("DELETE", "/subscription/a/webhook")
+    assert audit(outbox, deep=True).found == 0
     while outbox.run(verbs.sweep(0, n=3)):
         pass
+    assert redis_client.xlen(f"evo:{{p0}}:outbox:{row.outbox}") == 7  # within retention
+    outbox.run(verbs.trim(0, row.outbox, entries=0, seconds=0, n=100))
 
     assert redis_client.xlen(f"evo:{{p0}}:outbox:{row.outbox}") == 0
     assert list(redis_client.scan_iter("evo:{p0}:gone:*")) == []
@@ -456,7 +461,6 @@ def test_what_is_not_there_or_makes_no_sense_is_said(
 def test_a_body_that_makes_no_sense_changes_nothing(
     call: Request, instance: str, dump: Any, verb: str, body: Any, says: str
 ) -> None:
-    emit(call)
     before = dump()
 
     answer = call("POST", f"/lane/a/webhook/{verb}", body)
