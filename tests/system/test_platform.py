@@ -3,12 +3,14 @@ database started apart, and a rolling restart of each kind under traffic."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -29,6 +31,15 @@ class Platform(House):
         process = Process(command, name=kind, env=self.env, cwd=ROOT, log=self._log(kind))
         self._processes[name] = process.start()
         return process
+
+    def close(self) -> None:
+        """What honcho starts has a group of its own and outlives it."""
+        honchos = [psutil.Process(each.pid) for each in self._processes.values() if each.alive]
+        started = [child for each in honchos for child in each.children(recursive=True)]
+        super().close()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.fixture
