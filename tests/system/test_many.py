@@ -50,6 +50,7 @@ def pour(client: Client, ledger: Ledger, tenants: range) -> None:
                 ledger.promise(row["id"], f"/t{tenant}", f"chat{n % CHATS}", n)
 
 
+@pytest.mark.timeout(300)
 def test_each_of_ten_thousand_events_arrives_in_order_with_its_id_and_the_books_balance(
     full: tuple[House, Ledger], receiver: Receiver
 ) -> None:

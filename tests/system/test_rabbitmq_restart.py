@@ -174,6 +174,8 @@ def test_an_alarm_of_the_broker_charges_nothing_and_loses_nothing(
     assert waiting > 300
     house.wait_quiet()
     arrived = read(broker)
-    assert sorted((name, id) for name, id, _ in arrived) == sorted(accepted.ids)
+    # What was on its way when the broker stopped listening may be sent again after its hold.
+    assert {(name, id) for name, id, _ in arrived} == accepted.ids
+    assert len(arrived) <= len(accepted.ids) + 4 * 8
     assert house.query("SELECT count(*) FROM dead_letter") == [(0,)]
     assert not any(view.facts.get("error") for view in house.lanes())
