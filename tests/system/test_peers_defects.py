@@ -274,6 +274,33 @@ def test_backend_or_6to4_addresses_that_pass_the_ssrf_filter(
     assert sum(view.count("delivered") for view in house.lanes()) == 0
 
 
+def test_a_success_on_the_last_try_that_still_disables_the_endpoint(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    # Three failures in a row over four seconds disable; each event has three tries.
+    house = make_house(auto_disable_failures=3, auto_disable_seconds=4)
+    client = house.client()
+    receiver.control(path="/broken", status=500)
+    subscribe(client, "mended", receiver.url("/mended"), retry=[1.5, 1.5])
+    subscribe(client, "broken", receiver.url("/broken"), retry=[1] * 20)
+    client.emit("broken", data=message(1))
+
+    for n in (1, 2, 3):
+        receiver.control(path="/mended", status=500)
+        client.emit("mended", data=message(n))
+        wait_for(lambda n=n: len(at(receiver, "/mended")) == 3 * n - 1, 20, "two failures")
+        receiver.control(path="/mended", status=None)
+        delivered(house, "mended", n)
+
+    assert len(at(receiver, "/mended")) == 9
+    wait_for(lambda: not is_enabled(client, "broken"), 30, "the other one to be disabled", 0.1)
+    assert is_enabled(client, "mended")
+
+
+def is_enabled(client: Client, instance: str) -> bool:
+    return bool(client.good("GET", f"/webhook/find/{instance}")["enabled"])
+
+
 def test_a_setting_that_is_stored_and_never_enforced(
     shared: House, client: Client, receiver: Receiver, root: Path
 ) -> None:
