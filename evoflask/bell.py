@@ -1,4 +1,5 @@
-"""The bell: an RQ job that wakes a worker for a sink. The only module that knows RQ's queues.
+"""The bell: an RQ job that wakes a worker for a sink. Only this module and `mirror` know RQ's
+queues.
 
 A lost bell costs a second, the clock rings again; so nothing here is worth a retry. A job
 carries the sink's name and nothing else, its id is random and nothing of it is kept:
@@ -22,6 +23,9 @@ PENDING = 8
 """With so many bells in a queue another one wakes nobody else. Nobody may be there to take
 them, for days."""
 
+LETTER = "dl-"
+"""How the ids of dead letters' jobs begin; a bell's is 16 random characters without a hyphen."""
+
 
 def connect(url: str, socket_timeout: float = 2.0) -> redis.Redis:
     """A client that connects at its first command and tries each one once, in seconds."""
@@ -44,13 +48,22 @@ def queue(connection: redis.Redis, sink: str) -> Queue:
     return Queue(queue_name(sink), connection=connection, serializer=JSONSerializer)
 
 
+def sink_of(name: str) -> str | None:
+    """The sink of a queue's name; None for a queue that is not ours."""
+    before, _, sink = name.partition(":")
+    return sink if before == "evoflask" and sink else None
+
+
 def ring(connection: redis.Redis, sink: str) -> bool:
     """Enqueues one drain of the sink. False: enough bells wait already.
 
+    It goes to the front: who requeued a thousand letters by RQ's own tools put a thousand jobs
+    into the queue, and deliveries wait for none of them.
     Raises `redis.RedisError` when RQ's Redis does not take it.
     """
     line = queue(connection, sink)
-    if line.count >= PENDING:
+    ahead = line.get_job_ids(0, PENDING)
+    if len(ahead) >= PENDING and not any(job.startswith(LETTER) for job in ahead):
         return False
     line.enqueue_call(
         JOB,
@@ -60,6 +73,7 @@ def ring(connection: redis.Redis, sink: str) -> bool:
         result_ttl=0,
         failure_ttl=0,
         description=f"drain {sink}",
+        at_front=True,
     )
     return True
 
@@ -72,7 +86,6 @@ def listeners(connection: redis.Redis) -> dict[str, int]:
     heard: dict[str, int] = {}
     for worker in Worker.all(connection=connection, serializer=JSONSerializer):
         for name in worker.queue_names():
-            before, _, sink = name.partition(":")
-            if before == "evoflask":
+            if (sink := sink_of(name)) is not None:
                 heard[sink] = heard.get(sink, 0) + 1
     return heard

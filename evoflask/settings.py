@@ -404,6 +404,25 @@ class Settings:
             "seconds",
         ),
     )
+    deadletter_mirror: int = _field(
+        1_000,
+        About(
+            "DEADLETTER_MIRROR",
+            "How many of the newest dead letters, those that expired left out, are shown as "
+            "failed jobs in rq-dashboard; 0: none.",
+            whole(0, 10_000),
+            "letters",
+        ),
+    )
+    dashboard_session_seconds: int = _field(
+        43_200,
+        About(
+            "DASHBOARD_SESSION_SECONDS",
+            "How long a login to `/rq/` lasts.",
+            whole(60, 2_592_000),
+            "seconds",
+        ),
+    )
     log_level: str = _field(
         "info",
         About(

@@ -16,6 +16,8 @@ from evoflask import sinks
 from evoflask.delivery.fleet import Fleet
 from evoflask.errors import Misconfigured
 from evoflask.settings import Settings
+from workers import jobs
+from workers.letters import Letters
 from workers.worker import Shell
 
 
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         return evoflask.log.refuse(error)
     evoflask.log.configure(settings.log_level, settings.secrets())
     _allow_files()
+    jobs.requeue = Letters(settings).requeue
     return Shell(Fleet(settings, served), settings.rq_redis_url, served).run()
 
 

@@ -35,6 +35,8 @@ class Filter:
     """Somewhere in the detail; the case of ASCII letters counts for nothing."""
     upto: int | None = None
     """Id of the newest letter: none that came later."""
+    ids: Sequence[int] | None = None
+    """Letters themselves, ten thousand at most."""
 
 
 def refuse_websocket(wanted: Filter) -> None:
@@ -88,6 +90,8 @@ def matches(wanted: Filter) -> Any:
         terms.append(DeadLetter.created_at < wanted.until)
     if wanted.upto is not None:
         terms.append(DeadLetter.id <= wanted.upto)
+    if wanted.ids is not None:
+        terms.append(DeadLetter.id.in_(list(wanted.ids)))
     if wanted.text is not None:
         terms.append(DeadLetter.detail.contains(wanted.text))
     return functools.reduce(operator.and_, terms, DeadLetter.id > 0)

@@ -1,4 +1,4 @@
-"""What must happen by time: ring, bury, expire, trim, sweep, mend. All of it is idempotent.
+"""What must happen by time: ring, bury, expire, trim, sweep, mend, mirror. All of it is idempotent.
 
 One clock does it at a time, under a lease that ends by itself; a drain that is awake does it
 when the lease lapsed. Each chore is bounded a tick, and none walks all tenants.
@@ -16,6 +16,7 @@ from evoflask import auditlog, bell, configuration, db, deadletters, health, mod
 from evoflask.errors import EvoflaskError
 from evoflask.ids import random_id
 from evoflask.log import Repeats
+from evoflask.mirror import Mirror
 from evoflask.outbox import Outbox, connect, verbs
 from evoflask.outbox.timetable import Lease, Timetable
 from evoflask.outbox.verbs import Backlog
@@ -43,6 +44,9 @@ HEAVY = 32
 """Lanes that give way at once."""
 WRITING = 0.7
 """Seconds a tick in which letters are written."""
+MIRROR_REST = 5.0
+"""Seconds for which RQ's Redis is left alone after it failed: the other chores, which are done
+once a second, do not wait for its timeouts each time."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
 SINK_NAMES = delivering()
@@ -59,6 +63,8 @@ class Chores:
         self._bells = bell.connect(settings.rq_redis_url)
         self._lease = Lease(self._outbox, random_id(), LEASE)
         self._timetable = Timetable(self._outbox)
+        self._mirror = Mirror(self._bells, SINK_NAMES, settings.deadletter_mirror)
+        self._mirror_again = 0.0
         self._ticks = Repeats(log)
         self._failures: dict[str, Repeats] = {}
 
@@ -77,6 +83,8 @@ class Chores:
         self._do("letters", self._letters)
         self._do("tombstones", self._tombstones)
         self._do("audit-log", self._audit_log)
+        if time.monotonic() >= self._mirror_again:
+            self._do("mirror", self._show)
 
     def tick_quietly(self) -> None:
         """The same for a worker: what fails is logged."""
@@ -205,3 +213,11 @@ class Chores:
     def _letters(self) -> None:
         deadletters.confirm(self._timetable.persisted(), time.time())
         deadletters.forget(time.time() - self._settings.deadletter_key_seconds)
+
+    # -- what is shown -----------------------------------------------------------------------
+
+    def _show(self) -> None:
+        """Letters as failed jobs. Last of all: nothing else needs it."""
+        self._mirror_again = time.monotonic() + MIRROR_REST
+        self._mirror.tick()
+        self._mirror_again = 0.0
