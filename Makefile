@@ -1,6 +1,6 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run run-all test test-slow soak lint format docs bench clean
+.PHONY: help run run-all test test-slow soak lint format docs pictures bench clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
@@ -48,6 +48,9 @@ format: $(STAMP) ## Format the code
 
 docs: $(STAMP) ## Write what is generated from the code
 	$(BIN)/python -m evoflask.settings > docs/settings.md
+
+pictures: $(SERVERS) ## Take the manual's pictures of /rq/ anew
+	PICTURES=docs $(BIN)/pytest tests/house/test_failure_desk.py
 
 bench: $(SERVERS) ## Cost per event, beside a bare loop on the same machine
 	$(BIN)/python -m benchmarks

@@ -13,6 +13,7 @@ from evoflask.settings import Settings
 from evoflask.web import (
     Parts,
     auditlog,
+    dashboard,
     deadletters,
     errors,
     events,
@@ -47,11 +48,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]  # rows have an order of keys
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     changes = Configuration(box, settings)
-    manager = EventManager(box, settings, bell.connect(settings.rq_redis_url), changes)
+    bells = bell.connect(settings.rq_redis_url)
+    manager = EventManager(box, settings, bells, changes)
     app.extensions["evoflask"] = Parts(settings, client, box, changes, manager)
     errors.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
+    dashboard.register(app, settings, bells)
     gateway.register(app, settings)
     cli.register(app)
     app.teardown_appcontext(lambda _: db.close())

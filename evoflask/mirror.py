@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import redis
+from rq import Queue
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry
 from rq.results import Result
@@ -154,19 +155,11 @@ def describe(row: DeadLetter) -> str:
 def explain(row: DeadLetter) -> str:
     """What a person reads of the letter: why, the last answer, and which event it was."""
     last = ": ".join(filter(None, (row.code, row.detail))) or "nothing was answered"
-    facts = {
-        "letter": str(row.id),
-        "instance": row.instance_name,
-        "subscription": f"{row.subscription_name} ({row.sink})",
-        "event": row.event,
-        "event id": row.event_id,
-        "accepted": formats.utc(row.at),
-        "given up": formats.utc(row.created_at),
-        "tries": str(row.tries),
-        "body": f"{row.size} bytes",
-    }
-    lines = (f"{name:<13} {value}" for name, value in facts.items())
-    return "\n".join([f"{row.reason}: {MEANINGS.get(row.reason, 'given up')}", last, "", *lines])
+    facts = (
+        f"event {row.event_id} of {row.size} bytes, accepted {formats.utc(row.at)}, "
+        f"given up {formats.utc(row.created_at)}"
+    )
+    return "\n".join([f"{row.reason}: {MEANINGS.get(row.reason, 'given up')}", last, facts])
 
 
 MEANINGS: Final = {
@@ -196,6 +189,8 @@ def _put(connection: redis.Redis, pipe: Any, row: DeadLetter) -> None:
     pipe.delete(*_keys([job.id]))
     job.save(pipeline=pipe)
     Result.create_failure(job, None, explain(row), pipeline=pipe)
+    # A queue that no bell was ever in is listed nowhere else.
+    pipe.sadd(Queue.redis_queues_keys, bell.queue(connection, row.sink).key)
     pipe.zadd(_failed(connection, row.sink).key, {job.id: NEWEST_FIRST - row.id})
 
 

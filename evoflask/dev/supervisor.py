@@ -361,6 +361,7 @@ def answers(port: int) -> bool:
 _BLOCK = """\
 evoflask listens on http://127.0.0.1:{port}
 Its key is {key}
+What cannot be delivered is shown at http://127.0.0.1:{port}/rq/ (log in with the key).
 
 Paste this into another terminal, in this folder: it starts a receiver, creates an instance,
 points its webhook there and emits an event, which the receiver prints.
