@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
 from evoflask import bell, db, mirror, models
+from evoflask.delivery.chores import Chores
 from evoflask.mirror import Mirror
 from evoflask.models import DeadLetter
 from evoflask.outbox import Outbox
+from evoflask.outbox.timetable import Timetable
 from evoflask.settings import Settings
 from evoflask.sinks import delivering
 from tests.web import steps
@@ -270,3 +273,26 @@ def test_a_tick_reads_an_index_and_no_rows(
 
     assert "COVERING INDEX dead_letter_mirrored" in str(plan)
     assert "TEMP B-TREE" not in str(plan)
+
+
+def test_an_rq_redis_that_is_away_keeps_no_other_chore_from_being_done(
+    outbox: Outbox, instance: str, settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    chores = Chores(settings(rq_redis_url=f"unix://{tmp_path}/nobody"))
+
+    chores.tick()
+    chores.tick()
+
+    done = Timetable(outbox).last_done()
+    assert "mirror" not in done
+    assert {"bury", "trim", "letters", "tombstones"} <= {*done}
+
+
+def test_the_clock_mirrors_in_its_round(
+    die: Callable[..., None], settings: Callable[..., Settings], redis_client: redis.Redis
+) -> None:
+    die(2)
+
+    Chores(settings(deadletter_mirror=1)).tick()
+
+    assert len(shown(redis_client)) == 1

@@ -86,7 +86,7 @@ def _shown(kind: str, sink: str, words: str) -> Any:
         auditlog.note(BY, f"deadletter.{kind}", sink=sink, done=operation.done, of=len(letters))
     mirror.forget_settled(_redis(), sink)
     said = f"{words}: {operation.done}."
-    if operation.id is not None:
+    if letters and operation.state == "running":
         said += f" The clock goes on with the others, operation {operation.id}."
     elif left := deadletters.count(wanted):
         said += f" Left: {left}, whose subscription or body is gone."
