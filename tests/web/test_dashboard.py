@@ -84,7 +84,8 @@ def still_open() -> list[int]:
 
 
 def noted() -> list[tuple[Any, ...]]:
-    return [(row.by, row.action, row.facts) for row in models.AuditLog.select()]
+    query = models.AuditLog.select().where(models.AuditLog.action.startswith("deadletter."))
+    return [(row.by, row.action, row.facts) for row in query]
 
 
 # -- who is let in --------------------------------------------------------------------------

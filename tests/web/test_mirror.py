@@ -216,7 +216,7 @@ def test_what_rqs_own_tools_requeue_is_requeued_by_the_worker(
 
     assert shown(redis_client) == []
     assert steps.end_all(outbox, steps.delivered) == 1
-    (noted,) = models.AuditLog.select()
+    (noted,) = models.AuditLog.select().where(models.AuditLog.action == "deadletter.requeue")
     assert (noted.by, noted.action, noted.facts) == ("rq", "deadletter.requeue", {"letter": letter})
     assert (noted.instance_name, noted.subscription_name) == ("a", "webhook")
 
