@@ -12,6 +12,7 @@ from evoflask.manager import EventManager
 from evoflask.settings import Settings
 from evoflask.web import (
     Parts,
+    attempts,
     auditlog,
     dashboard,
     deadletters,
@@ -27,6 +28,7 @@ from evoflask.web import (
 
 BLUEPRINTS = (
     auditlog.bp,
+    attempts.bp,
     deadletters.bp,
     events.bp,
     health.bp,

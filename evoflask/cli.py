@@ -39,7 +39,18 @@ CLI = "cli"
 
 def register(app: Flask) -> None:
     """Gives the application its commands."""
-    for command in (db, deadletters, lane, audit, audit_log, doctor, emit, lanes, receive):
+    for command in (
+        db,
+        deadletters,
+        lane,
+        attempts,
+        audit,
+        audit_log,
+        doctor,
+        emit,
+        lanes,
+        receive,
+    ):
         app.cli.add_command(command)
 
 
@@ -301,6 +312,58 @@ def audit_log(limit: int, **options: str | None) -> None:
                 json.dumps(entry.facts) if entry.facts else None,
             )
             for entry in auditlog.find(auditlog.Filter(**given), limit=limit)
+        ),
+    )
+
+
+_ASKED = {
+    "instance": "Of this instance.",
+    "subscription": "Of subscriptions with this name.",
+    "event": "Of this event.",
+    "id": "Of the event with this id.",
+    "outcome": "With this outcome: delivered, refused, rejected, unreachable, ambiguous.",
+    "since": "Begun since: ISO 8601 or Unix seconds.",
+    "until": "Begun before.",
+    "after": "After the attempt with this number, the last one of the page before.",
+    "limit": "At most so many; 100 unless told otherwise.",
+}
+
+
+def _asked(command: Command) -> Command:
+    """Gives a command the options of the delivery log's filter."""
+    for name, words in reversed(_ASKED.items()):
+        command = click.option(f"--{name}", help=words)(command)
+    return command
+
+
+@click.command("attempts")
+@_asked
+@_spoken
+def attempts(**options: str | None) -> None:
+    """What was tried, and what came of it; the last one first."""
+    from evoflask import attempts, schemas
+    from evoflask.attempts import Filter
+    from evoflask.web.bodies import iso
+
+    given = schemas.attempts_query({k: v for k, v in options.items() if v is not None})
+    after, limit = given.pop("after", None), given.pop("limit", 100)
+    wanted = Filter(instances=_instances(given.pop("instance", None)), **given)
+    _table(
+        ("id", "at", "lane", "event id", "try", "took", "outcome", "code", "host", "reason"),
+        (
+            (
+                each.id,
+                iso(each.at),
+                f"{each.instance_name}/{each.subscription_name}",
+                each.event_id,
+                each.number,
+                f"{each.seconds * 1000:.0f} ms",
+                each.outcome,
+                each.code,
+                each.host,
+                each.detail or each.answer,
+            )
+            for each in attempts.find(wanted, before=after, limit=limit)
         ),
     )
 

@@ -96,6 +96,7 @@ class LaneSettings:
     concurrency: int
     wait: bool
     retry: tuple[float, ...] | None
+    instance_id: int
     instance_name: str
     subscription_name: str
 
@@ -246,6 +247,7 @@ def _lane_settings(row: Subscription) -> LaneSettings:
         concurrency=row.concurrency,
         wait=row.on_failure == "wait",
         retry=None if row.retry is None else tuple(row.retry),
+        instance_id=row.instance.id,
         instance_name=row.instance.name,
         subscription_name=row.name,
     )

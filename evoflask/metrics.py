@@ -42,7 +42,7 @@ def render(
     `chores`: when each was last done, Unix seconds."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot([*_events(totals), *_deliveries(totals, sinks)]))
-    registry.register(_Snapshot([*_memory(totals), *_house(sinks, letters, chores)]))
+    registry.register(_Snapshot([*_memory(totals), *_log(totals), *_house(sinks, letters, chores)]))
     return generate_latest(registry)
 
 
@@ -102,6 +102,21 @@ def _memory(totals: Totals) -> Iterator[Metric]:
         ("used_share", "Used share of maxmemory; 0 where there is no limit.", memory.share),
     ):
         yield GaugeMetricFamily(f"evoflask_redis_memory_{name}", words, value=value)
+
+
+def _log(totals: Totals) -> Iterator[Metric]:
+    kept = totals.counters.get("attempts:kept", 0)
+    yield CounterMetricFamily(
+        "evoflask_attempts_logged", "Attempts handed over to the delivery log.", value=kept
+    )
+    dropped = CounterMetricFamily(
+        "evoflask_attempts_dropped",
+        "Attempts that are not in the delivery log, by whose room was short.",
+        labels=["where"],
+    )
+    for where in ("drain", "redis"):
+        dropped.add_metric([where], totals.counters.get(f"attempts:dropped:{where}", 0))
+    yield dropped
 
 
 def _house(

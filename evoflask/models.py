@@ -245,7 +245,52 @@ Operation.add_index(
 )
 
 
-TABLES: tuple[type[Row], ...] = (Meta, Instance, Subscription, DeadLetter, AuditLog, Operation)
+class DeliveryLog(Row):
+    """One attempt. No foreign keys: names are those of the moment at which it was made."""
+
+    id = peewee.AutoField()
+    instance_id = peewee.IntegerField()
+    instance_name = peewee.CharField(max_length=100)
+    subscription_name = peewee.CharField(max_length=100)
+    sink = peewee.CharField(max_length=20)
+    lane = peewee.CharField(max_length=16)
+    entry = peewee.CharField(max_length=40)
+    """The outbox entry, as the stream has it."""
+    event_id = peewee.CharField(max_length=128)
+    event = peewee.CharField(max_length=40)
+    number = peewee.IntegerField()
+    """1 for the first try."""
+    at = peewee.DoubleField()
+    """When it began."""
+    seconds = peewee.DoubleField()
+    outcome = peewee.CharField(max_length=20)
+    code = peewee.TextField()
+    detail = peewee.TextField()
+    host = peewee.TextField()
+    answer = peewee.TextField()
+
+
+DeliveryLog.add_index(DeliveryLog.index(DeliveryLog.event_id, name="delivery_log_event"))
+DeliveryLog.add_index(
+    DeliveryLog.index(
+        DeliveryLog.instance_id,
+        DeliveryLog.subscription_name,
+        DeliveryLog.id,
+        name="delivery_log_lane",
+    )
+)
+DeliveryLog.add_index(DeliveryLog.index(DeliveryLog.at, name="delivery_log_at"))
+
+
+TABLES: tuple[type[Row], ...] = (
+    Meta,
+    Instance,
+    Subscription,
+    DeadLetter,
+    AuditLog,
+    Operation,
+    DeliveryLog,
+)
 
 
 def epoch() -> str:

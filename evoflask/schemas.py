@@ -25,7 +25,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, valid
 
 from evoflask import events
 from evoflask.errors import BadInput
-from evoflask.ids import NAME
+from evoflask.ids import EVENT_ID, NAME
 from evoflask.net import guard
 
 FORMATS: Final = ("standard",)
@@ -731,6 +731,27 @@ class _Operations(Schema):
     state = fields.String(validate=validate.OneOf(("running", "done", "cancelled", "failed")))
     after = fields.Integer(validate=validate.Range(0, 2**53))
     limit = fields.Integer(validate=validate.Range(1, 500))
+
+
+OUTCOMES: Final = ("delivered", "refused", "rejected", "unreachable", "ambiguous")
+"""What an attempt may have come to."""
+
+
+class _Attempts(Schema):
+    instance = fields.String(validate=name)
+    subscription = fields.String(validate=name)
+    event = Event()
+    event_id = fields.String(data_key="id", validate=matching(EVENT_ID, "Not the id of an event."))
+    outcome = fields.String(validate=validate.OneOf(OUTCOMES))
+    since = Moment()
+    until = Moment()
+    after = fields.Integer(validate=validate.Range(0, 2**53))
+    limit = fields.Integer(validate=validate.Range(1, 500))
+
+
+def attempts_query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """`GET /attempt`: a filter, `after` and `limit`. Raises `BadInput`."""
+    return _load(_Attempts(), query, "")
 
 
 def lanes_query(query: Mapping[str, Any]) -> dict[str, Any]:

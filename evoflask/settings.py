@@ -423,6 +423,31 @@ class Settings:
             "seconds",
         ),
     )
+    attempts_log: str = _field(
+        "all",
+        About(
+            "ATTEMPTS_LOG",
+            "Which attempts the delivery log keeps: `all`, `failures`, or `off`.",
+            one_of("all", "failures", "off"),
+        ),
+    )
+    attempts_retain_seconds: int = _field(
+        604_800,
+        About(
+            "ATTEMPTS_RETAIN_SECONDS",
+            "How long an attempt stays in the delivery log.",
+            whole(60, 31_536_000),
+            "seconds",
+        ),
+    )
+    attempts_retain_entries: int = _field(
+        1_000_000,
+        About(
+            "ATTEMPTS_RETAIN_ENTRIES",
+            "Attempts in the delivery log at most, the newest; about half a kilobyte of disk each.",
+            whole(1_000, 100_000_000),
+        ),
+    )
     log_level: str = _field(
         "info",
         About(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import redis
 
-from evoflask import auditlog, bell, configuration, db, deadletters, health, models
+from evoflask import attempts, auditlog, bell, configuration, db, deadletters, health, models
 from evoflask.errors import EvoflaskError
 from evoflask.ids import random_id
 from evoflask.log import Repeats
@@ -47,6 +47,8 @@ WRITING = 0.7
 MIRROR_REST = 5.0
 """Seconds for which RQ's Redis is left alone after it failed: the other chores, which are done
 once a second, do not wait for its timeouts each time."""
+LOGGING = 0.3
+"""Seconds a tick in which the delivery log is written, and in which it is shortened."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
 SINK_NAMES = delivering()
@@ -81,6 +83,8 @@ class Chores:
         self._do("trim", lambda: self._each(partitions, self._trim))
         self._do("sweep", lambda: self._each(partitions, self._sweep))
         self._do("letters", self._letters)
+        self._do("attempts", lambda: self._each(partitions, self._log))
+        self._do("forget attempts", self._forget_attempts)
         self._do("tombstones", self._tombstones)
         self._do("audit-log", self._audit_log)
         if time.monotonic() >= self._mirror_again:
@@ -136,8 +140,10 @@ class Chores:
         """Rows of deleted instances go once nothing of theirs is left to sweep."""
         if self._timetable.sweeping():
             return
+        until = time.monotonic() + LOGGING
         for row in configuration.tombstones(time.time() - TOMBSTONE_SECONDS):
-            configuration.forget(row)
+            if attempts.forget_instance(row.id, until):
+                configuration.forget(row)
 
     def _audit_log(self) -> None:
         auditlog.forget(time.time() - self._settings.audit_log_retain_seconds)
@@ -209,6 +215,14 @@ class Chores:
         for _ in range(ROUNDS):
             if not self._outbox.run(verbs.sweep(partition)):
                 return
+
+    def _log(self, partition: int) -> None:
+        attempts.move(self._outbox, partition, time.monotonic() + LOGGING)
+
+    def _forget_attempts(self) -> None:
+        s = self._settings
+        until = time.monotonic() + LOGGING
+        attempts.forget(s.attempts_retain_seconds, s.attempts_retain_entries, until)
 
     def _letters(self) -> None:
         deadletters.confirm(self._timetable.persisted(), time.time())

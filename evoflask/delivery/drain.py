@@ -25,6 +25,7 @@ import orjson
 from evoflask import bell, db, sinks
 from evoflask.configuration import LaneSettings, read_lane_settings
 from evoflask.delivery import breaker, outcomes
+from evoflask.delivery.attempts import EVERY, Attempts
 from evoflask.delivery.chores import Chores
 from evoflask.delivery.held import Lane, Load, Policies, Station
 from evoflask.delivery.holds import Hold, Renewer
@@ -127,6 +128,7 @@ class Drain:
         self._chores: Chores | None = None
         self._chore: Future[None] | None = None
         self._child: asyncio.subprocess.Process | None = None
+        self._attempts = Attempts(settings.attempts_log)
         self._failures = Repeats(log, expected=(Unavailable,))
 
     # -- life --------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Drain:
         )
         self._renewer.start()
         loops = [self._take_loop, self._read_loop, self._settle_loop, self._tick_loop]
-        for run in [*loops, self._listen_loop, self._second_loop]:
+        for run in [*loops, self._listen_loop, self._second_loop, self._log_loop]:
             self._tasks.add(self._loop.create_task(self._forever(run)))
 
     async def drain_until_quiet(
@@ -194,6 +196,7 @@ class Drain:
         # Lanes go one by one, at no one place that could set an event.
         while self._lanes and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        await self._log_last()
         await _end_tasks({*self._tasks, *self._flights})
         if self._child and self._child.returncode is None:
             self._child.terminate()
@@ -565,9 +568,11 @@ class Drain:
         """One delivery after another, as long as its end starts the next one."""
         batch: list[tuple[Lane, Item]] | None = first
         while batch:
+            at, began = time.time() + self._offset, time.monotonic()
             attempts = await self._deliver(station, batch)
-            station.flight_free = True
+            station.flight_free, seconds = True, time.monotonic() - began
             for (lane, item), attempt in zip(batch, attempts, strict=True):
+                self._attempts.note(lane, item, attempt, at, seconds)
                 self._ended(lane, item, attempt)
             batch, station.next_batch = station.next_batch, None
             station.flight_free = False
@@ -631,6 +636,18 @@ class Drain:
                 lane.loaded -= 1
                 self._release(lane, item.load.slot)
                 item.load = None
+
+    async def _log_loop(self) -> None:
+        await asyncio.sleep(EVERY)
+        await self._attempts.flush(self._outbox)
+
+    async def _log_last(self) -> None:
+        """What was not handed over yet, if that takes a moment only: it is a log."""
+        try:
+            async with asyncio.timeout(1):
+                await self._attempts.flush(self._outbox)
+        except (Unavailable, TimeoutError) as error:
+            log.info("the last attempts are not in the delivery log", exc_info=error)
 
     # -- settling ----------------------------------------------------------------------------
 

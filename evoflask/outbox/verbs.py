@@ -21,6 +21,11 @@ FEED_LINES = 10_000
 """A reader of the feed that is further behind looks at the outboxes instead."""
 PACE_MS = 10_000
 """What settle.lua counts a lane's deliveries by."""
+BATCHES = 1024
+"""Batches of attempts that a stream has at most. One is some 10 kB: at 5,000 attempts a second
+the clock may be away for half a minute."""
+SHARE = 0.7
+"""Share of maxmemory above which attempts are dropped: a log must not take what events need."""
 TOMBSTONE_MS = 7 * 86400 * 1000
 """Longer than any process with an old row could live before it pushes it."""
 
@@ -311,6 +316,22 @@ def ring(partition: int, sinks: Sequence[str]) -> Call[list[str]]:
 def awake(partition: int, sinks: Sequence[str], seconds: float) -> Call[int]:
     """Tell that these sinks are drained here, for so long; 0 seconds takes it back."""
     return _call("awake", partition, (_ms(seconds), *sinks), int)
+
+
+def log(
+    partition: int,
+    name: str,
+    n: int,
+    packed: bytes,
+    dropped: int,
+    *,
+    batches: int = BATCHES,
+    share: float = SHARE,
+) -> Call[bool]:
+    """Keep a batch of `n` attempts for the delivery log; False: it was dropped, and counted, for
+    want of room. `dropped`: attempts that the drain had no room for before. A batch that is
+    added again, because an answer was lost, keeps its `name`."""
+    return _call("log", partition, (name, n, packed, dropped, batches, share), bool)
 
 
 # -- the clock's ----------------------------------------------------------------------------

@@ -12,21 +12,20 @@ import errno
 import http
 import ssl
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
 
 from evoflask.net import http as net_http
+from evoflask.sinks._answers import MAX_DETAIL
 from evoflask.sinks.base import Attempt, Outcome
 
 MAX_FAILURE = 64 * 1024
 """Bytes of a failure's answer that are read; beyond, the connection is closed instead."""
 FAILURE_SECONDS = 2.0
 """How long the body of a failure is waited for: only the excerpt depends on it."""
-MAX_DETAIL = 300
-"""Characters of an attempt's detail."""
 MAX_RETRY_AFTER = 366 * 86400.0
 """Seconds; more is taken for this."""
 CHUNK = 64 * 1024
@@ -41,6 +40,8 @@ class Body(aiohttp.Payload):
         self._size = len(content)
         self.content = content
         self.started = False
+        self.host = ""
+        """Where it goes; after a redirect that is another one."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self.content.decode(encoding, errors)
@@ -102,13 +103,9 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return None
 
 
-def excerpt(body: bytes, hidden: Sequence[str] = ()) -> str:
-    """The beginning of an answer as one printable line, without what is `hidden`. Pure."""
-    text = body.decode("utf-8", "replace")
-    for secret in filter(None, hidden):
-        text = text.replace(secret, "…")
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())[:MAX_DETAIL]
+def host_of(url: URL) -> str:
+    """Host and, where it is not the scheme's own, port. Nothing else of a URL."""
+    return url.host_port_subcomponent or ""
 
 
 def short(text: str) -> str:

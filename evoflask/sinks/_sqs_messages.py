@@ -14,7 +14,7 @@ from evoflask import formats
 from evoflask.net import aws
 from evoflask.settings import Settings
 from evoflask.sinks._sqs_clients import ClientKey
-from evoflask.sinks.base import Attempt, Delivery, Outcome, Target
+from evoflask.sinks.base import Attempt, Delivery, Outcome, Target, host_in
 
 MAX_BYTES = 1_048_576
 """Of one message, its attributes counted in, and of one call: 1 MiB each since August 2025."""
@@ -36,6 +36,7 @@ class Destination:
     timeout: float
     format: formats.Format
     url: str = ""
+    host: str = ""
     fifo: bool = False
     client: ClientKey = field(default_factory=lambda: ClientKey("", "", 1.0, None))
     keys: tuple[str, str] | None = None
@@ -124,6 +125,7 @@ def prepare(target: Target, settings: Settings) -> Destination:
     if own.get("accessKeyId") and own.get("secretAccessKey"):
         found.keys = (str(own["accessKeyId"]), str(own["secretAccessKey"]))
     found.url, found.fifo = queue.url, queue.fifo
+    found.host = host_in(settings.sqs_endpoint_url or queue.origin)
     found.client = ClientKey(
         region=region,
         endpoint=settings.sqs_endpoint_url or queue.origin,

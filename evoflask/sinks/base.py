@@ -5,10 +5,14 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from evoflask.settings import Settings
+
+MAX_ANSWER = 1024
+"""Characters of an answer that an attempt shows."""
 
 
 class Outcome(enum.StrEnum):
@@ -30,12 +34,33 @@ class Outcome(enum.StrEnum):
 class Attempt:
     """One try. `code` is the destination's own (an HTTP status) or a word of ours
     (`timeout`, `dns`); `detail` is a sentence without secrets, at most 300 characters;
-    `retry_after` is what the destination asked for, in seconds."""
+    `retry_after` is what the destination asked for, in seconds. `host` is where it went, with
+    its port where that is not the usual one; `answer` is how what came back begins, one line
+    without secrets of at most `MAX_ANSWER` characters. Of deliveries that worked, `answer` is
+    there only where `ATTEMPTS_LOG` is `all`."""
 
     outcome: Outcome
     code: str = ""
     detail: str = ""
     retry_after: float | None = None
+    # What is shown of it, not what it is.
+    host: str = field(default="", compare=False)
+    answer: str = field(default="", compare=False)
+
+    def told(self, host: str, answer: str = "") -> Attempt:
+        """The same, with where it went and what was answered."""
+        return Attempt(self.outcome, self.code, self.detail, self.retry_after, host, answer)
+
+
+def host_in(uri: str) -> str:
+    """Host and port of a server's URI, never its credentials; "" where it cannot be read. Pure."""
+    try:
+        place = urlsplit(uri).netloc
+    except ValueError:
+        return ""
+    if "@" in uri and "@" not in place:
+        return ""  # a password that is not quoted ended it early
+    return place.rpartition("@")[2]
 
 
 @dataclass(frozen=True, slots=True)

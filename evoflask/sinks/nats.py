@@ -29,10 +29,11 @@ import orjson
 
 from evoflask import formats
 from evoflask.settings import Settings
+from evoflask.sinks._answers import head
 from evoflask.sinks._nats_link import Address
 from evoflask.sinks._nats_parcels import NOWHERE, Carrier, Destination, Parcel
 from evoflask.sinks._nats_streams import no_stream, not_created, short, stream_config
-from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
+from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target, host_in
 
 FIRST_WAIT = 0.2
 """Seconds between two tries to connect, doubled by each, up to `LONGEST_WAIT`."""
@@ -55,6 +56,9 @@ class NatsSink(Sink):
 
     def __init__(self, settings: Settings, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self._uri = settings.nats_uri
+        self._host, self._hidden = _known(settings.nats_uri)
+        self._delivered = _DELIVERED.told(self._host)
+        self._shows = settings.attempts_log == "all"
         self._ssl_context = ssl_context
         self._destinations: dict[str, Destination] = {}
         self._link: Carrier | None = None
@@ -78,12 +82,20 @@ class NatsSink(Sink):
         if link is None or not link.alive or link.retiring:
             found = await self._connected(end)
             if isinstance(found, Attempt):
-                return [each.attempt or found for each in parcels]
+                return [self._told(each, found) for each in parcels]
             link = found
         await _send(link, parcels, end)
         if any(each.attempt is not _DELIVERED for each in parcels):
             await _mend(link, parcels, end)
-        return [each.attempt or _LATE for each in parcels]
+        return [self._told(each, _LATE) for each in parcels]
+
+    def _told(self, parcel: Parcel, rest: Attempt) -> Attempt:
+        """With the server and, where that is shown, what a stream answered: its name and the
+        message's number in it. `rest`: of a parcel without an attempt."""
+        attempt = parcel.attempt or rest
+        if parcel.answer is not None and (self._shows or attempt is not _DELIVERED):
+            return attempt.told(self._host, head(parcel.answer, self._hidden))
+        return self._delivered if attempt is _DELIVERED else attempt.told(self._host)
 
     async def close(self) -> None:
         task = self._connecting
@@ -167,6 +179,15 @@ class NatsSink(Sink):
             self._failures, self._not_before = 0, 0.0
         else:
             self._put_off(_explain(link, link.error, sent=False))
+
+
+def _known(uri: str) -> tuple[str, tuple[str, ...]]:
+    """Of `NATS_URI` what may be shown, and what must not."""
+    try:
+        address = Address.of(uri)
+    except ValueError:
+        return "", ()
+    return ", ".join(filter(None, map(host_in, address.servers))), address.hidden
 
 
 async def _send(link: Carrier, parcels: Sequence[Parcel], end: float) -> None:

@@ -36,7 +36,15 @@ from yarl import URL
 from evoflask import __version__, formats
 from evoflask.net import http as net_http
 from evoflask.settings import Settings
-from evoflask.sinks._http import Body, excerpt, failure_body, named, retry_after, short, translate
+from evoflask.sinks._answers import excerpt, head
+from evoflask.sinks._http import (
+    Body,
+    failure_body,
+    named,
+    retry_after,
+    short,
+    translate,
+)
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
 
 MAX_BATCH = 10
@@ -82,6 +90,7 @@ class PusherSink(Sink):
         self._session: aiohttp.ClientSession | None = None
         self._destinations: dict[str, _Destination] = {}
         self._apps: OrderedDict[Hashable, _App] = OrderedDict()
+        self._shows = settings.attempts_log == "all"
 
     def batch_key(self, target: Target) -> Hashable:
         """The app and how it is spoken to: who has these in common has everything."""
@@ -151,11 +160,11 @@ class PusherSink(Sink):
                     allow_redirects=False,
                 )
                 try:
-                    return await _read(response, app, limit)
+                    return await _read(response, app, self._shows, limit)
                 finally:
                     response.release()
         except Exception as error:
-            return translate(error, sent=body is not None and body.started)
+            return translate(error, sent=body is not None and body.started).told(app.host)
 
     def _connect(self) -> aiohttp.ClientSession:
         # A server of the operator's own may be anywhere; Pusher's is outside, whatever its
@@ -204,7 +213,9 @@ class PusherSink(Sink):
             port=int(port) if host and port else None,
             backend=_Unsent,
         )
-        return _App(client, (client.secret,))
+        usual = client.port in (80, 443)
+        shown = str(client.host) if usual else f"{client.host}:{client.port}"
+        return _App(client, (client.secret,), shown)
 
 
 class _Signed(Request):  # type: ignore[misc]  # the library carries no types
@@ -233,6 +244,7 @@ class _App:
     client: PusherClient
     hidden: tuple[str, ...]
     """What must not be shown when an answer repeats it."""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +309,14 @@ def fault(channel: str, name: str) -> str:
     return ""
 
 
-async def _read(response: aiohttp.ClientResponse, app: _App, limit: asyncio.Timeout) -> Attempt:
+async def _read(
+    response: aiohttp.ClientResponse, app: _App, shows: bool, limit: asyncio.Timeout
+) -> Attempt:
     status = response.status
     if status not in _ACCEPTED:
         body = await failure_body(response, limit)
-        return classify(status, body, retry_after(response), app.hidden)
+        attempt = classify(status, body, retry_after(response), app.hidden)
+        return attempt.told(app.host, head(body, app.hidden))
     body, content = b"", response.content
     while not content.at_eof():
         body += await content.readany()
@@ -311,8 +326,11 @@ async def _read(response: aiohttp.ClientResponse, app: _App, limit: asyncio.Time
                 Outcome.AMBIGUOUS,
                 "answer-too-large",
                 f"answered {status}, but the answer too large: over {MAX_ANSWER} bytes",
+                host=app.host,
             )
-    return classify(status, body, retry_after(response), app.hidden)
+    attempt = classify(status, body, retry_after(response), app.hidden)
+    shown = shows or attempt.outcome is not Outcome.DELIVERED
+    return attempt.told(app.host, head(body, app.hidden) if shown else "")
 
 
 # What an answer means

@@ -50,7 +50,7 @@ from evoflask.sinks._rabbitmq_channel import (
 )
 from evoflask.sinks._rabbitmq_frames import Properties
 from evoflask.sinks._rabbitmq_link import REMEMBERED, BadUri, Link
-from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
+from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target, host_in
 
 EXCHANGE = "evolution-events"
 """Where the subscription names none."""
@@ -75,6 +75,8 @@ class RabbitmqSink(Sink):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._host = host_in(settings.rabbitmq_uri)
+        self._delivered = DELIVERED.told(self._host)
         self._link: Link | None = None
         self._prepared: dict[str, _Prepared] = {}
         self._failures = 0
@@ -128,9 +130,12 @@ class RabbitmqSink(Sink):
         finally:
             # A confirm that never comes (a quorum queue without a majority) keeps no bodies.
             flight.messages = []
-        attempts = [rest if n in flight.left else DELIVERED for n in range(len(batch))]
+        if rest is not DELIVERED:
+            rest = rest.told(self._host)
+        worked = self._delivered
+        attempts = [rest if n in flight.left else worked for n in range(len(batch))]
         for n, why in flight.failed.items():
-            attempts[n] = translate(why, sent=True)
+            attempts[n] = translate(why, sent=True).told(self._host)
         return attempts
 
     async def _ready(self, name: str, flight: Flight) -> Exchange:

@@ -80,7 +80,10 @@ class SqsSink(Sink):
         else:
             for attempts in await asyncio.gather(*calls):
                 found |= attempts
-        return [found[at] for at in range(len(batch))]
+        return [
+            found[at].told(self._destination(each.target).host, found[at].answer)
+            for at, each in enumerate(batch)
+        ]
 
     async def close(self) -> None:
         await self._threads.close()
@@ -201,9 +204,6 @@ def classify(
     return Attempt(outcome, word, detail)
 
 
-_DELIVERED = Attempt(Outcome.DELIVERED)
-
-
 def _ending(message: Message, response: Mapping[str, Any]) -> Attempt:
     """One message's own part of an answer."""
     name = message.entry["Id"]
@@ -211,7 +211,8 @@ def _ending(message: Message, response: Mapping[str, Any]) -> Attempt:
         if kept.get("Id") == name:
             md5 = hashlib.md5(message.body, usedforsecurity=False).hexdigest()
             if kept.get("MD5OfMessageBody") == md5:
-                return _DELIVERED
+                number = kept.get("MessageId")
+                return Attempt(Outcome.DELIVERED, answer=f"MessageId {number}" if number else "")
             return Attempt(Outcome.AMBIGUOUS, "md5", "SQS has kept another body than was sent")
     for failed in response.get("Failed") or ():
         if failed.get("Id") == name:

@@ -31,10 +31,11 @@ from evoflask import __version__, formats, signing
 from evoflask.net import guard
 from evoflask.net import http as net_http
 from evoflask.settings import Settings
+from evoflask.sinks._answers import KEPT, excerpt, head
 from evoflask.sinks._http import (
     Body,
-    excerpt,
     failure_body,
+    host_of,
     named,
     retry_after,
     short,
@@ -56,6 +57,8 @@ _DEFAULT_HEADERS = (
     ("Accept", "*/*"),
     ("Accept-Encoding", "identity"),  # answers are bounded as they come, never unpacked
 )
+
+_WORKED = Attempt(Outcome.DELIVERED)
 
 
 class WebhookSink(Sink):
@@ -82,10 +85,12 @@ class WebhookSink(Sink):
         try:
             destination = self._destination(delivery.target)
             body = Body(destination.format.body(delivery))
+            body.host = destination.host
             async with asyncio.timeout(delivery.target.timeout) as limit:
                 return await self._post(destination, delivery, body, limit)
         except Exception as error:
-            return translate(error, sent=body is not None and body.started)
+            attempt = translate(error, sent=body is not None and body.started)
+            return attempt.told("" if body is None else body.host)
 
     async def _post(
         self, destination: _Destination, delivery: Delivery, body: Body, limit: asyncio.Timeout
@@ -98,19 +103,18 @@ class WebhookSink(Sink):
             response = await session.post(url, data=body, headers=headers, allow_redirects=False)
             try:
                 if response.status not in _FOLLOWED:
-                    return await _read(response, destination, limit)
+                    return await _read(response, destination, body.host, limit)
                 moved = _moved(url, response)
             finally:
                 response.release()
             if isinstance(moved, Attempt):
-                return moved
+                return moved.told(body.host)
             if moved.origin() != url.origin():
                 headers = destination.foreign(headers)
             self._check(moved)
-            url = moved
-        return Attempt(
-            Outcome.REFUSED, str(response.status), f"more than {MAX_REDIRECTS} redirects"
-        )
+            url, body.host = moved, host_of(moved)
+        why = f"more than {MAX_REDIRECTS} redirects"
+        return Attempt(Outcome.REFUSED, str(response.status), why, host=body.host)
 
     def _connect(self) -> aiohttp.ClientSession:
         self._session = net_http.session(
@@ -130,7 +134,7 @@ class WebhookSink(Sink):
     def _destination(self, target: Target) -> _Destination:
         found = self._destinations.get(target.sid)
         if found is None or found.version != target.version:
-            found = _prepare(target, self._settings.server_url)
+            found = _prepare(target, self._settings)
             self._check(found.url)
             self._destinations.pop(target.sid, None)
             if len(self._destinations) >= CACHED:
@@ -153,7 +157,13 @@ class _Destination:
     format: formats.Format
     hidden: tuple[str, ...]
     """What must not be shown when an answer repeats it."""
+    host: str
+    shows: bool
+    """Whether what is answered to a delivery that worked is shown."""
     urls: dict[str, URL] = field(default_factory=dict)
+    last: tuple[int, bytes, str] = (0, b"", "")
+    """What `worked` was of: receivers answer the same every time."""
+    worked: Attempt = _WORKED
 
     def url_for(self, event: str) -> URL:
         if not self.by_events:
@@ -173,6 +183,14 @@ class _Destination:
             headers["webhook-signature"] = signing.sign(self.secret, delivery.event_id, now, body)
         return headers
 
+    def delivered(self, status: int, answer: bytes, url: URL, host: str) -> Attempt:
+        """An attempt that worked, with what was answered."""
+        if self.last != (status, answer, host):
+            hidden = (*self.hidden, url.raw_query_string, url.query_string)
+            self.last = (status, answer, host)
+            self.worked = classify(status).told(host, head(answer, hidden))
+        return self.worked
+
     def foreign(self, headers: CIMultiDict[str]) -> CIMultiDict[str]:
         """The headers for another origin: the subscription's own may be keys to this one."""
         kept = [(k, v) for k, v in headers.items() if k.lower() not in self.custom]
@@ -181,7 +199,7 @@ class _Destination:
         return CIMultiDict(kept)
 
 
-def _prepare(target: Target, server_url: str) -> _Destination:
+def _prepare(target: Target, server: Settings) -> _Destination:
     settings = target.settings
     url = _url(str(settings["url"]))
     custom: Mapping[str, str] = settings.get("headers") or {}
@@ -203,10 +221,12 @@ def _prepare(target: Target, server_url: str) -> _Destination:
         format=formats.FORMATS[target.format](
             target.instance,
             server_version=__version__,
-            server_url=server_url,
+            server_url=server.server_url,
             base64=bool(settings.get("base64")),
         ),
         hidden=_hidden(url, headers, custom, target.secret),
+        host=host_of(url),
+        shows=server.attempts_log == "all",
     )
 
 
@@ -234,31 +254,36 @@ def _hidden(
 
 
 async def _read(
-    response: aiohttp.ClientResponse, destination: _Destination, limit: asyncio.Timeout
+    response: aiohttp.ClientResponse, destination: _Destination, host: str, limit: asyncio.Timeout
 ) -> Attempt:
     status = response.status
     if not 200 <= status < 300:
-        return await _read_failure(response, destination, limit)
-    size, content = 0, response.content
+        return await _read_failure(response, destination, host, limit)
+    size, begins, content = 0, b"", response.content
     while not content.at_eof():
-        size += len(await content.readany())
+        piece = await content.readany()
+        size += len(piece)
+        if destination.shows and len(begins) < KEPT:
+            begins += piece[:KEPT]
         if size > MAX_ANSWER:
             response.close()
             return Attempt(
                 Outcome.AMBIGUOUS,
                 "answer-too-large",
                 f"answered {status}, but the answer too large: over {MAX_ANSWER} bytes",
+                host=host,
             )
-    return _DELIVERED[status]
+    return destination.delivered(status, begins, response.url, host)
 
 
 async def _read_failure(
-    response: aiohttp.ClientResponse, destination: _Destination, limit: asyncio.Timeout
+    response: aiohttp.ClientResponse, destination: _Destination, host: str, limit: asyncio.Timeout
 ) -> Attempt:
     """The status stands; what can be read of the body in a moment goes into the detail."""
     body = await failure_body(response, limit)
     hidden = (*destination.hidden, response.url.raw_query_string, response.url.query_string)
-    return classify(response.status, retry_after(response), excerpt(body, hidden))
+    attempt = classify(response.status, retry_after(response), excerpt(body, hidden))
+    return attempt.told(host, head(body, hidden))
 
 
 def _moved(url: URL, response: aiohttp.ClientResponse) -> URL | Attempt:
@@ -293,6 +318,3 @@ def classify(status: int, asked: float | None = None, answer: str = "") -> Attem
     if status in _REJECTED:
         return Attempt(Outcome.REJECTED, str(status), detail)
     return Attempt(Outcome.REFUSED, str(status), detail, asked)
-
-
-_DELIVERED = {status: classify(status) for status in range(200, 300)}

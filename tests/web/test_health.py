@@ -269,7 +269,7 @@ def test_no_label_names_an_instance(call: Request, instance: str, outbox: Outbox
         for sample in family.samples
         for label in sample.labels
     }
-    assert labels <= {"sink", "outcome", "le", "chore"}
+    assert labels <= {"sink", "outcome", "le", "chore", "where"}
 
 
 def test_without_the_database_the_rest_is_still_told(
