@@ -48,6 +48,7 @@ def register(app: Flask) -> None:
         audit_log,
         doctor,
         emit,
+        explain,
         lanes,
         receive,
     ):
@@ -394,6 +395,49 @@ def emit(instance: str, event: str, data: str, event_id: str | None) -> None:
     words = "was accepted before" if accepted.duplicate else "is accepted"
     to = ", ".join(accepted.subscriptions) or "nobody"
     click.echo(f"{accepted.id} {words}, for {to}.")
+
+
+@click.command("explain")
+@click.argument("instance")
+@click.argument("event_id")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_spoken
+def explain(instance: str, event_id: str, as_json: bool) -> None:
+    """What became of an event at each subscription."""
+    from evoflask import explain
+    from evoflask.web import parts
+    from evoflask.web.bodies import iso
+    from evoflask.web.events import told
+
+    found = explain.explain(parts().outbox, instance, event_id)
+    if as_json:
+        click.echo(json.dumps([told(each) for each in found.told], indent=2))
+        return
+    click.echo(f"{found.event} {found.id}, accepted at {iso(found.at)}.")
+    _table(
+        ("subscription", "sink", "state", "tries", "behind", "next try", "letter", "why"),
+        (
+            (
+                each.subscription,
+                each.sink,
+                each.state,
+                each.tries,
+                each.before,
+                None if each.next_try is None else iso(each.next_try),
+                each.letter,
+                " ".join(filter(None, (each.why, each.reason, each.code, each.detail))),
+            )
+            for each in found.told
+        ),
+    )
+    for each in found.told:
+        for one in each.attempts:
+            took = f"{one.seconds * 1000:.0f} ms"
+            words = " ".join(filter(None, (one.code, one.detail or one.answer)))
+            click.echo(
+                f"{each.subscription} try {one.number} at {iso(one.at)}, {took}, "
+                f"{one.host}: {one.outcome} {words}".rstrip()
+            )
 
 
 @click.command("receive")

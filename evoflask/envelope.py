@@ -55,7 +55,8 @@ class Event:
     """In the catalogue's spelling."""
     data: bytes
     meta: bytes
-    """JSON of sender, dateTime, serverUrl and origin, as far as they were given."""
+    """JSON of sender, dateTime, serverUrl, origin, and of local and integration where they left
+    something out, as far as they were given."""
     local: bool
     integration: frozenset[str] | None
 
@@ -120,22 +121,35 @@ def _event(raw: _Body, data: bytes) -> Event:
     if problems:
         raise BadInput(*problems)
     assert name is not None
+    named = None if raw.integration is None else tuple(sorted(set(raw.integration)))
     return Event(
         id=raw.id if raw.id is not None else event_id(),
         given=raw.id is not None,
         name=name,
         data=data,
-        meta=_meta(raw.sender, raw.dateTime, raw.serverUrl, raw.origin),
+        meta=_meta(raw.sender, raw.dateTime, raw.serverUrl, raw.origin, raw.local, named),
         local=raw.local is not False,
-        integration=None if raw.integration is None else frozenset(raw.integration),
+        integration=None if named is None else frozenset(named),
     )
 
 
 @lru_cache(maxsize=512)
 def _meta(
-    sender: str | None, date_time: str | None, server_url: str | None, origin: str | None
+    sender: str | None,
+    date_time: str | None,
+    server_url: str | None,
+    origin: str | None,
+    local: bool | None,
+    integration: tuple[str, ...] | None,
 ) -> bytes:
-    named = {"sender": sender, "dateTime": date_time, "serverUrl": server_url, "origin": origin}
+    named: dict[str, Any] = {
+        "sender": sender,
+        "dateTime": date_time,
+        "serverUrl": server_url,
+        "origin": origin,
+        "local": False if local is False else None,
+        "integration": integration,
+    }
     return orjson.dumps({name: value for name, value in named.items() if value is not None})
 
 

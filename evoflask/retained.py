@@ -1,63 +1,115 @@
-"""Events that are kept after their delivery, by id: `GET /event/<instance>/<id>`.
+"""Events that the outbox still has, by id: `GET /event/<instance>/<id>`.
 
 An outbox has no index by event id, and needs none for this: an id of ours says when it was
-drawn, and its entry was appended right after. So the search begins there and goes back, and
-only then looks at what is newer (the event was requeued). A caller's own id is looked for
-from the newest entry back.
+drawn, and its entry was appended right after; when a caller's own id was accepted is known for
+as long as repeats of it are. So the search begins there, beyond the edge of retention too (where
+lanes have what waits), and only then goes through what is retained from the newest entry back
+(the event was requeued, or its id tells nothing).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
-from evoflask import configuration, ids
-from evoflask.errors import NotFound
+from evoflask import ids
 from evoflask.formats import Standard
 from evoflask.outbox import Outbox, entries, verbs
 
 SKEW_MS: Final = 1_000
-"""How far the clocks of a web process and of Redis may differ before a search takes longer."""
+"""How far the clocks of a web process and of Redis may differ."""
+LATE_MS: Final = 10_000
+"""How long after its id was drawn an event may be appended, where it came in a long batch."""
 
 
-def body(outbox: Outbox, name: str, event_id: str) -> bytes:
-    """The event in the standard format, `data` to the byte.
+PAGES: Final = 100
+"""Pages that are looked through of a range, of some 200 entries and a megabyte at most each."""
 
-    Raises `NotFound` for an instance that does not exist and an event that is not retained,
-    `OutboxDown`, `DatabaseDown`.
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry that the outbox still has. `data` None: its body went while it was being read."""
+
+    entry: str
+    fields: Mapping[bytes, bytes]
+    data: bytes | None
+
+    @property
+    def at(self) -> float:
+        """When it was appended, Unix seconds of Redis' clock."""
+        return int(self.entry.partition("-")[0]) / 1000
+
+    @property
+    def requeued(self) -> bool:
+        """Appended again, for one lane alone."""
+        return self.fields.get(b"mode") == b"requeued"
+
+    @property
+    def lanes(self) -> dict[str, str]:
+        """The lanes it was routed to, each with its member there."""
+        ms, seq = self.entry.split("-")
+        head = f"{int(ms):013}-{int(seq):010}:{int(self.fields[b'size'])}:"
+        routed = (each.partition(":") for each in self.fields[b"to"].decode().split())
+        return {lane: head + key for lane, _, key in routed}
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads(self.fields[b"meta"])
+        return found
+
+
+def find(
+    outbox: Outbox, partition: int, i: str, event_id: str, known: Iterable[str] = ()
+) -> list[Kept]:
+    """Every entry of an event that the outbox has, the newest first: retained, or waiting on a
+    lane. `known`: entries that it may have, found elsewhere. Raises `OutboxDown`.
+
+    One that left retention and waits is looked for at the time at which its id was drawn or
+    accepted; a caller's own id that is not remembered any more may be overlooked there.
     """
-    instance = configuration.get(name).instance
-    entry = _search(outbox, instance.partition, instance.outbox, event_id)
-    if entry:
-        [found] = entries.read(outbox, instance.partition, instance.outbox, [entry])
-        fields, data = found or ({}, None)
-        if data is not None:
-            return Standard(name).body(_event(entry, fields, data))
-    raise NotFound(f'The "{name}" instance has no event "{event_id}" any more')
-
-
-def _search(outbox: Outbox, partition: int, i: str, event_id: str) -> str:
-    """The entry; "": it is not retained."""
-    for start, floor in _ranges(event_id):
-        while start:
-            page = outbox.run(verbs.find(partition, i, event_id, start=start, floor=floor))
+    found = set(known)
+    for start, floor, deep in _ranges(event_id, entries.accepted(outbox, partition, i, event_id)):
+        at = start
+        for _ in range(PAGES):
+            if not at:
+                break
+            call = verbs.find(partition, i, event_id, start=at, floor=floor, deep=deep)
+            page = outbox.run(call)
             if page.entry:
-                return page.entry
-            start = page.more
-    return ""
+                found.add(page.entry)
+            at = page.more or (f"({page.entry}" if page.entry else "")
+    newest = sorted(found, key=_order, reverse=True)
+    read = entries.read(outbox, partition, i, newest)
+    return [
+        Kept(entry, *each)
+        for entry, each in zip(newest, read, strict=True)
+        if each is not None and each[0].get(b"id") == event_id.encode()
+    ]
 
 
-def _ranges(event_id: str) -> Iterator[tuple[str, str]]:
-    """Where to look, one after the other: each from its start back to its floor."""
+def body(name: str, event_id: str, kept: Kept) -> bytes:
+    """The event in the standard format, `data` to the byte, null where it is gone."""
+    return Standard(name).body(_event(kept.entry, kept.fields, kept.data or b"null"))
+
+
+def _order(entry: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry.split("-"))
+
+
+def _ranges(event_id: str, accepted: float | None) -> Iterator[tuple[str, str, bool]]:
+    """Where to look, one after the other: each from its start back to its floor, and whether
+    beyond the edge of retention."""
     drawn = ids.time_of(event_id)
-    if drawn is None:
-        yield "+", "0-0"
-    else:
-        yield f"{drawn + SKEW_MS}-0", "0-0"
-        yield "+", f"{drawn + SKEW_MS}-0"
+    if drawn is not None:
+        yield f"{drawn + SKEW_MS}-0", f"{max(0, drawn - SKEW_MS)}-0", True
+        yield f"{drawn + LATE_MS}-0", f"{drawn + SKEW_MS}-0", True
+    if accepted is not None:
+        ms = round(accepted * 1000)
+        yield f"{ms + SKEW_MS}-0", f"{ms - SKEW_MS}-0", True
+    yield "+", "0-0", False
 
 
 @dataclass(frozen=True, slots=True)

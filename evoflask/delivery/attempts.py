@@ -6,6 +6,7 @@ Redis in one small piece; what there is no room for is dropped and counted, here
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from evoflask.outbox import AsyncOutbox, attempts, verbs
 from evoflask.outbox.attempts import PIECE, Place
 from evoflask.sinks.base import Attempt, Outcome
 
-EVERY = 0.25
+EVERY = 0.5
 """Seconds between two flushes."""
 BUFFER = 4 * 1024 * 1024
 """Bytes that wait in a drain at most, by the same rough measure as `PIECE`."""
@@ -70,6 +71,7 @@ class Attempts:
         self._size = 0
         self._dropped = 0
         """Attempts that nobody was told of yet."""
+        self._flushing = asyncio.Lock()
 
     def note(self, lane: Lane, item: Item, attempt: Attempt, at: float, seconds: float) -> None:
         """Remember one that began `at` (Unix seconds of Redis' clock) and took `seconds`."""
@@ -107,6 +109,10 @@ class Attempts:
     async def flush(self, outbox: AsyncOutbox) -> None:
         """Hand over what has come so far. Raises what Redis raises; nothing is forgotten then,
         and what may have arrived is handed over again under the same name."""
+        async with self._flushing:
+            await self._flush(outbox)
+
+    async def _flush(self, outbox: AsyncOutbox) -> None:
         for partition, buffer in list(self._buffers.items()):
             left = len(buffer.rows)  # not what comes meanwhile: that would be many small pieces
             while buffer.sending or left > 0:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from evoflask.outbox import keys
+from evoflask.outbox import keys, verbs
 from evoflask.outbox.client import Outbox
 
 PIECE = 64 * 1024
@@ -96,4 +96,4 @@ def _batch(id_: str, fields: Mapping[bytes, bytes]) -> Batch:
 def remove(outbox: Outbox, partition: int, batches: Sequence[Batch]) -> None:
     """Their rows are written. Raises `OutboxDown`."""
     if batches:
-        outbox.write("XDEL", keys.of(partition, "attempts"), *(batch.id for batch in batches))
+        outbox.run(verbs.unlog(partition, [batch.id for batch in batches]))

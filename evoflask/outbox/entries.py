@@ -45,6 +45,19 @@ def dying(outbox: Outbox, partition: int, lane: str, n: int, size: int) -> list[
     ]
 
 
+def edge(outbox: Outbox, partition: int, i: str) -> float | None:
+    """When the newest entry was accepted that left retention, Unix seconds; None: none did."""
+    found: Any = outbox.ask(lambda r: r.hget(keys.of(partition, f"config:{i}"), "edge"))
+    ms = int(found.decode().partition("-")[0]) if found else 0
+    return ms / 1000 if ms else None
+
+
+def accepted(outbox: Outbox, partition: int, i: str, event_id: str) -> float | None:
+    """When a caller's own id was accepted, Unix seconds; None: no repeat of it would be told."""
+    found: Any = outbox.ask(lambda r: r.zscore(keys.of(partition, f"seen:{i}"), event_id))
+    return None if found is None else float(found) / 1000
+
+
 def _bounded(members: list[str], size: int) -> list[str]:
     """The first of them, as long as they weigh no more."""
     for n, total in enumerate(accumulate(size_of(member) for member in members)):

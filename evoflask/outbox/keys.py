@@ -31,6 +31,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:feed              stream   a line for each append that websockets want, and each change
     evo:{pN}:fed               string   lines the feed ever had: a reader sees that it missed some
     evo:{pN}:attempts          stream   batches of attempts until the clock has written their rows
+    evo:{pN}:logging           string   bytes of these batches
     evo:{pN}:wake              channel  sinks, or sinks and lanes, with something new
     evo:partitions             set      partitions in use
     evo:clock                  string   who does the chores (expires)

@@ -21,9 +21,10 @@ FEED_LINES = 10_000
 """A reader of the feed that is further behind looks at the outboxes instead."""
 PACE_MS = 10_000
 """What settle.lua counts a lane's deliveries by."""
-BATCHES = 1024
-"""Batches of attempts that a stream has at most. One is some 10 kB: at 5,000 attempts a second
-the clock may be away for half a minute."""
+BATCHES, BYTES = 20_000, 16 * 1024 * 1024
+"""Attempts wait in a partition's stream in so many batches at most. Measured: 24 bytes an attempt,
+so at 5,000 a second the clock may be away for two minutes; a house that is less busy makes some
+ten small batches a second, and has half an hour."""
 SHARE = 0.7
 """Share of maxmemory above which attempts are dropped: a log must not take what events need."""
 TOMBSTONE_MS = 7 * 86400 * 1000
@@ -326,12 +327,18 @@ def log(
     dropped: int,
     *,
     batches: int = BATCHES,
+    size: int = BYTES,
     share: float = SHARE,
 ) -> Call[bool]:
     """Keep a batch of `n` attempts for the delivery log; False: it was dropped, and counted, for
     want of room. `dropped`: attempts that the drain had no room for before. A batch that is
     added again, because an answer was lost, keeps its `name`."""
-    return _call("log", partition, (name, n, packed, dropped, batches, share), bool)
+    return _call("log", partition, (name, n, packed, dropped, batches, size, share), bool)
+
+
+def unlog(partition: int, batches: Sequence[str]) -> Call[int]:
+    """The rows of batches, by their ids in the stream, are written: take them off."""
+    return _call("unlog", partition, batches, int)
 
 
 # -- the clock's ----------------------------------------------------------------------------
@@ -543,18 +550,57 @@ class Found:
 
 
 def find(
-    partition: int, i: str, event_id: str, *, start: str = "+", floor: str = "0-0", n: int = 200
+    partition: int,
+    i: str,
+    event_id: str,
+    *,
+    start: str = "+",
+    floor: str = "0-0",
+    n: int = 200,
+    deep: bool = False,
 ) -> Call[Found]:
     """Look for a retained entry by its event's id, newest first, at about `n` entries.
 
     `start`: `+`, an entry, or `more` of the last page. `floor`: an entry at which to end,
-    where that is not the edge of retention.
+    where that is not the edge of retention. `deep`: beyond the edge too, where only what a lane
+    still has is left.
     """
 
     def read(answer: Any) -> Found:
         return Found(_text(answer[0]), _text(answer[1]))
 
-    return _call("find", partition, (i, event_id, start, floor, n), read)
+    return _call("find", partition, (i, event_id, start, floor, n, int(deep)), read)
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """Where a delivery is: waiting, dying, or neither, then it is settled."""
+
+    next_try: float | None
+    """Unix seconds; 0: it was not tried yet; None: it does not wait."""
+    before: int
+    """How many stand before it on the lane."""
+    tries: int
+    """Attempts that failed."""
+    dying: str
+    """Why it was given up, JSON; "": it was not, or its letter is written."""
+
+
+def fate(partition: int, deliveries: Sequence[tuple[str, str]]) -> Call[list[Fate]]:
+    """Where deliveries (lane, member) are."""
+
+    def read(answer: Any) -> list[Fate]:
+        return [
+            Fate(
+                float(row[0]) / 1000 if row[0] else None,
+                row[1],
+                row[2],
+                _text(row[3]).partition(" ")[2],
+            )
+            for row in answer
+        ]
+
+    return _call("fate", partition, [part for pair in deliveries for part in pair], read)
 
 
 def _view(lane: str, row: Any, now: float) -> LaneView:

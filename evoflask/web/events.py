@@ -1,4 +1,4 @@
-"""Emit: one event, an array, or NDJSON; and one event back, while it is retained.
+"""Emit: one event, an array, or NDJSON; and one event back, with what became of it.
 
 In a batch each event stands for itself: a bad one is rejected by its position. Batches go
 in chunks, each kept whole or not at all; where one cannot be kept, reading ends and the
@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
-from evoflask import envelope, retained
+from evoflask import envelope, explain
 from evoflask.envelope import Event
 from evoflask.errors import BadInput, EvoflaskError, NotFound, TooLarge, Unauthorized
+from evoflask.explain import Explained, Told
 from evoflask.manager import Accepted, May
-from evoflask.web import parts
+from evoflask.web import attempts, parts
 from evoflask.web.auth import caller_from_request, instance_key
-from evoflask.web.bodies import body_pieces, refuse_encoding
+from evoflask.web.bodies import body_pieces, iso, refuse_encoding
 from evoflask.web.errors import AllBad, reason_of
 
 bp = Blueprint("events", __name__)
@@ -49,10 +51,50 @@ def emit(instance: str) -> ResponseReturnValue:
 @bp.get("/event/<instance>/<path:event_id>", merge_slashes=False)
 @instance_key
 def get(instance: str, event_id: str) -> ResponseReturnValue:
-    """200 and the event in the standard format; 404 once it is not retained any more. An id
-    may have slashes, so this takes every path that no other route has."""
-    body = retained.body(parts().outbox, instance, event_id)
+    """200 and the event in the standard format (`data` null and `retained` false once only
+    letters and attempts know it), with what became of it at each subscription; 404 for one of
+    which nothing is known. An id may have slashes, so this takes every path that no other route
+    has."""
+    found = explain.explain(parts().outbox, instance, event_id)
+    subscriptions = orjson.dumps([told(each) for each in found.told])
+    retained = b"false" if found.body is None else b"true"
+    body = found.body or _bare(found)
+    # Not parsed and written again: `data` stays what it is, to the byte.
+    body = body[:-1] + b',"retained":' + retained + b',"subscriptions":' + subscriptions + b"}"
     return Response(body, mimetype="application/json")
+
+
+def _bare(found: Explained) -> bytes:
+    return orjson.dumps(
+        {
+            "event": found.event,
+            "instance": found.instance,
+            "data": None,
+            "timestamp": iso(found.at),
+            "sender": None,
+            "id": found.id,
+        }
+    )
+
+
+def told(each: Told) -> dict[str, Any]:
+    """What became of an event at a subscription, as the route answers it."""
+    return {
+        "subscription": each.subscription,
+        "sink": each.sink,
+        "state": each.state,
+        "why": each.why,
+        "tries": each.tries,
+        "waitingBehind": each.before,
+        "nextTry": None if each.next_try is None else iso(each.next_try),
+        "lane": each.lane_state,
+        "deliveredAt": None if each.delivered_at is None else iso(each.delivered_at),
+        "letter": each.letter,
+        "reason": each.reason,
+        "code": each.code,
+        "detail": each.detail,
+        "attempts": [attempts.brief(one) for one in each.attempts],
+    }
 
 
 def _row(accepted: Accepted) -> dict[str, Any]:

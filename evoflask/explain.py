@@ -1,0 +1,309 @@
+"""What became of an event: for each subscription whether it was routed there, and what then.
+
+Nobody writes this down as such. The outbox says where the event was routed and what is still
+under way, letters say what was given up, the delivery log what was tried; what none of them
+says any more is said not to be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import orjson
+
+from evoflask import attempts, configuration, db, lanes, retained, routing
+from evoflask.configuration import State
+from evoflask.errors import NotFound
+from evoflask.lanes import Lane
+from evoflask.models import DeadLetter, DeliveryLog, Subscription
+from evoflask.outbox import Outbox, entries, verbs
+from evoflask.outbox.members import entry_of
+from evoflask.outbox.verbs import Fate
+from evoflask.retained import Kept
+from evoflask.routing import Rule, Why
+
+SHOWN = 20
+"""Attempts of a subscription that are shown, the last ones."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of the event at one subscription.
+
+    `state`: `skipped` (not routed there, `why` says for what reason), `live` (a websocket's
+    clients read it), `waiting` (not tried yet), `retrying`, `dying` (given up, its letter comes
+    in a moment), `dead` (a letter), `delivered`, `discarded` (its letter was), `settled` (over,
+    and nothing says any more how), `unknown` (nothing says any more whether it was routed).
+    """
+
+    subscription: str | None
+    """None: it was deleted, and nothing knows its name."""
+    sink: str | None
+    lane: str
+    state: str = "unknown"
+    why: str | None = None
+    """A sentence, where the state alone does not say enough."""
+    before: int | None = None
+    """How many stand before it, while it waits."""
+    next_try: float | None = None
+    """When it is tried next, Unix seconds; None: as soon as its turn comes, or never."""
+    lane_state: str | None = None
+    tries: int = 0
+    """Attempts so far."""
+    letter: int | None = None
+    reason: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    delivered_at: float | None = None
+    attempts: list[DeliveryLog] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What is known of an event."""
+
+    id: str
+    event: str
+    instance: str
+    at: float
+    """When it was accepted, Unix seconds."""
+    body: bytes | None
+    """In the standard format; None: nothing has it any more."""
+    told: Sequence[Told]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was found."""
+
+    state: State
+    kept: Sequence[Kept]
+    letters: Sequence[DeadLetter]
+    attempts: Sequence[DeliveryLog]
+
+
+def explain(outbox: Outbox, name: str, event_id: str) -> Explained:
+    """Raises `NotFound` for an instance that does not exist, and for an event of which nothing
+    is known; `OutboxDown`, `DatabaseDown`."""
+    state = configuration.get(name)
+    instance = state.instance
+    letters = _letters(instance.id, event_id)
+    tried = attempts.of_event(instance.id, event_id)
+    hints = {entry_of(each.entry) for each in letters} | {each.entry for each in tried}
+    kept = retained.find(outbox, instance.partition, instance.outbox, event_id, hints)
+    known = _Known(state, kept, letters, tried)
+    if not (kept or letters or tried):
+        raise _unknown(outbox, state, event_id)
+    whole = next((each for each in kept if each.data is not None), None)
+    return Explained(
+        id=event_id,
+        event=_event(known),
+        instance=name,
+        at=_accepted(known),
+        body=None if whole is None else retained.body(name, event_id, whole),
+        told=_told(outbox, known),
+    )
+
+
+_SMALL = [field for field in DeadLetter._meta.sorted_fields if field is not DeadLetter.data]
+
+
+def _letters(instance_id: int, event_id: str) -> list[DeadLetter]:
+    """The event's letters, also those that were requeued or discarded in the last day."""
+    where = (DeadLetter.instance_id == instance_id) & (DeadLetter.event_id == event_id)
+    with db.translate():
+        return list(DeadLetter.select(*_SMALL).where(where).order_by(DeadLetter.id))
+
+
+def _event(known: _Known) -> str:
+    if known.kept:
+        return known.kept[0].fields[b"event"].decode()
+    rows: Sequence[DeadLetter | DeliveryLog] = known.letters or known.attempts
+    return str(rows[0].event)
+
+
+def _accepted(known: _Known) -> float:
+    """Of the first acceptance that is known."""
+    dates = [each.at for each in known.kept] + [each.at for each in known.letters]
+    if not dates:
+        dates = [int(each.entry.partition("-")[0]) / 1000 for each in known.attempts]
+    return min(dates)
+
+
+# -- at each subscription -------------------------------------------------------------------
+
+
+def _told(outbox: Outbox, known: _Known) -> list[Told]:
+    newest: dict[str, tuple[Kept, str]] = {}
+    for kept in reversed(known.kept):
+        newest |= {lane: (kept, member) for lane, member in kept.lanes.items()}
+    fates = _fates(outbox, known.state.instance.partition, newest)
+    states = {
+        lane.lane: lane
+        for lane in lanes.every(outbox, [known.state.instance.id])
+        if lane.lane in fates
+    }
+    found = []
+    for row in known.state.subscriptions:
+        told = Told(row.name, row.sink, row.lane)
+        if row.sink == "websocket":
+            _tell_websocket(told, known, row)
+        else:
+            _tell(told, known, fates.get(row.lane), states.get(row.lane))
+        if told.state == "unknown":
+            _tell_routing(told, known, row)
+        found.append(told)
+    return found + _deleted(known, newest)
+
+
+def _fates(
+    outbox: Outbox, partition: int, newest: Mapping[str, tuple[Kept, str]]
+) -> dict[str, Fate]:
+    pairs = [(lane, member) for lane, (_, member) in newest.items()]
+    if not pairs:
+        return {}
+    fates = outbox.run(verbs.fate(partition, pairs))
+    return dict(zip(newest, fates, strict=True))
+
+
+def _tell(told: Told, known: _Known, fate: Fate | None, lane: Lane | None) -> None:
+    tried = [each for each in known.attempts if each.lane == told.lane]
+    told.attempts = tried[-SHOWN:]
+    told.tries = max((each.number for each in tried), default=0)
+    if fate is not None and (fate.next_try is not None or fate.dying):
+        _tell_pending(told, fate, lane)
+    else:
+        _tell_end(told, [each for each in known.letters if each.lane == told.lane], tried)
+        if told.state == "unknown" and fate is not None:
+            told.state = "settled"
+            told.why = "It was delivered or discarded, and the delivery log does not have it."
+
+
+def _tell_pending(told: Told, fate: Fate, lane: Lane | None) -> None:
+    told.tries = fate.tries
+    if fate.dying:
+        why = orjson.loads(fate.dying)
+        told.state = "dying"
+        told.reason, told.code, told.detail = why["reason"], why["code"], why["detail"]
+        return
+    told.before = fate.before
+    told.lane_state = lane.state if lane else None
+    told.state = "retrying" if fate.next_try else "waiting"
+    told.next_try = fate.next_try or None
+    if lane and told.lane_state == "paused":
+        told.next_try = max(lane.paused_until or 0.0, fate.next_try or 0.0)
+    told.why = _HELD_UP.get(told.lane_state or "")
+
+
+_HELD_UP = {
+    "disabled": "The subscription is disabled; its backlog is kept.",
+    "stopped": "An operator paused the lane.",
+    "paused": "The lane is paused: its destination fails.",
+    "quarantined": "Workers died of this lane; it goes on alone, one event at a time.",
+}
+
+
+def _tell_end(told: Told, letters: Sequence[DeadLetter], tried: Sequence[DeliveryLog]) -> None:
+    """By what happened last."""
+    delivered = [each for each in tried if each.outcome == "delivered"]
+    letter = letters[-1] if letters else None
+    if letter and not (letter.requeued_at or letter.discarded_at):
+        told.state, told.letter = "dead", letter.id
+    elif delivered:
+        told.state, told.delivered_at = "delivered", delivered[-1].at + delivered[-1].seconds
+        return
+    elif letter:
+        told.state = "discarded" if letter.discarded_at else "settled"
+        told.why = None if letter.discarded_at else "Its letter was requeued, and it is over."
+    elif tried:
+        told.state = "settled"
+        told.why = "It was tried; nothing says any more what came of it."
+    if letter:
+        told.tries = letter.tries
+        told.reason, told.code = letter.reason, letter.code or None
+        told.detail = letter.detail or None
+
+
+def _tell_websocket(told: Told, known: _Known, row: Subscription) -> None:
+    if any(each.fields.get(b"ws") for each in known.kept):
+        told.state = "live"
+        told.why = "Clients read it from the outbox; none of them is asked whether it did."
+
+
+# -- why it was not routed ------------------------------------------------------------------
+
+
+def _tell_routing(told: Told, known: _Known, row: Subscription) -> None:
+    """The configuration of that moment is not kept: today's says why, as far as it explains."""
+    first = next((each for each in reversed(known.kept) if not each.requeued), None)
+    if first is None:
+        told.why = "The event is not on the outbox any more."
+        return
+    told.state = "skipped"
+    told.why = _why(first, row)
+
+
+def _why(kept: Kept, row: Subscription) -> str:
+    if row.created_at > kept.at:
+        return "The subscription was made after the event."
+    meta = kept.meta
+    rule = Rule(row.lane, row.name, row.sink, row.enabled, frozenset(row.events), row.order_by)
+    event = kept.fields[b"event"].decode()
+    verdict = routing.why(rule, event, meta.get("integration"), meta.get("local") is not False)
+    changed = row.updated_at > kept.at
+    if verdict is Why.ROUTED:
+        return "The subscription did not want it then; it was changed since."
+    words = {
+        Why.DISABLED: "The subscription is disabled",
+        Why.EVENTS: f"The subscription does not list {event}",
+        Why.INTEGRATION: f"The emit's `integration` does not name {row.sink}",
+        Why.LOCAL: "The emit said `local: false`",
+    }[verdict]
+    return f"{words}, as it is configured now; it was changed since." if changed else f"{words}."
+
+
+def _deleted(known: _Known, lanes_: Iterable[str]) -> list[Told]:
+    """Lanes that have no subscription any more."""
+    there = {row.lane for row in known.state.subscriptions}
+    rows: list[DeadLetter | DeliveryLog] = [*known.letters, *known.attempts]
+    names = {each.lane: (each.subscription_name, each.sink) for each in rows}
+    found = []
+    for lane in dict.fromkeys([*lanes_, *names]):
+        if lane in there:
+            continue
+        name, sink = names.get(lane, (None, None))
+        told = Told(name, sink, lane)
+        _tell(told, known, None, None)
+        if told.state in ("unknown", "settled"):
+            told.state = "discarded"
+        told.why = "The subscription was deleted."
+        found.append(told)
+    return found
+
+
+# -- what nobody knows ----------------------------------------------------------------------
+
+
+def _unknown(outbox: Outbox, state: State, event_id: str) -> NotFound:
+    """With both dates: since when events are kept, and since when attempts are."""
+    instance = state.instance
+    edge = entries.edge(outbox, instance.partition, instance.outbox)
+    oldest = attempts.oldest()
+    forgotten = (
+        f"Events accepted until {_date(edge)} are forgotten unless they wait"
+        if edge
+        else "No event of this instance is forgotten yet"
+    )
+    kept = f"begins at {_date(oldest)}" if oldest else "is empty"
+    return NotFound(
+        f'The "{instance.name}" instance has no event "{event_id}" any more',
+        "It was never accepted, no subscription wanted it, or it is forgotten.",
+        f"{forgotten}; the delivery log {kept}.",
+    )
+
+
+def _date(at: float) -> str:
+    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
