@@ -39,19 +39,9 @@ CLI = "cli"
 
 def register(app: Flask) -> None:
     """Gives the application its commands."""
-    for command in (
-        db,
-        deadletters,
-        lane,
-        attempts,
-        audit,
-        audit_log,
-        doctor,
-        emit,
-        explain,
-        lanes,
-        receive,
-    ):
+    groups = (db, deadletters, lane)
+    commands = (attempts, audit, audit_log, doctor, emit, explain, lanes, receive)
+    for command in (*groups, *commands, test_subscription):
         app.cli.add_command(command)
 
 
@@ -447,6 +437,64 @@ def receive(port: int) -> None:
     from evoflask.dev.receiver import main
 
     main(port)
+
+
+@click.command("test-subscription")
+@click.argument("instance")
+@click.argument("name")
+@click.option("--event", help="Which event it shall look like.")
+@click.option("--data", help="Its data, JSON.")
+@click.option("--json", "as_json", is_flag=True, help="The whole story, for programs.")
+@_spoken
+def test_subscription(
+    instance: str, name: str, event: str | None, data: str | None, as_json: bool
+) -> None:
+    """Send one marked event now and tell what came of it; status 1 where it did not arrive."""
+    from evoflask import auditlog, configuration, schemas, trials
+    from evoflask.web import parts
+
+    wanted: dict[str, Any] = {} if event is None else {"event": event}
+    if data is not None:
+        try:
+            wanted["data"] = json.loads(data)
+        except ValueError as error:
+            raise BadInput(f"data: is not JSON: {error}.") from error
+    asked = trials.ask(parts().outbox, instance, name, **schemas.trial(wanted))
+    row = configuration.get(instance).instance
+    auditlog.note("cli", "subscription.test", row, name, trial=asked.id)
+    told = trials.wait(parts().outbox, asked, trials.LATE).row
+    if as_json:
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        _table(("", ""), _story(told))
+    sys.exit(0 if told.get("delivered") else 1)
+
+
+def _story(told: dict[str, Any]) -> Iterable[tuple[str, object]]:
+    """A test's story as lines."""
+    yield "test", told["id"]
+    yield "verdict", told.get("verdict", "There is no answer yet: is a worker running?")
+    for name in ("outcome", "code", "detail", "server", "address"):
+        if told.get(name):
+            yield name, told[name]
+    for each in told.get("addresses") or ():
+        yield "resolved", f"{each['address']} {each['refused'] or ''}"
+    if tls := told.get("tls"):
+        known = tls.get("certificate") or {}
+        words = (tls.get("version"), known.get("subject"), known.get("notAfter"))
+        yield "tls", ", ".join(str(each) for each in words if each)
+    yield from _exchanged("request", told.get("request") or {})
+    yield from _exchanged("answer", told.get("answer") or {})
+    for step, seconds in (told.get("timing") or {}).items():
+        yield f"seconds {step}", f"{seconds:.3f}"
+
+
+def _exchanged(what: str, said: dict[str, Any]) -> Iterable[tuple[str, object]]:
+    for name, value in said.items():
+        if name == "headers":
+            yield from ((f"{what} {header}", text) for header, text in value.items())
+        elif value not in ("", None):
+            yield f"{what} {name}", value
 
 
 # -- dead letters ---------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class Event(Protocol):
     def date_time(self) -> str | None: ...
     @property
     def server_url(self) -> str | None: ...
+    @property
+    def mark(self) -> str: ...
 
 
 class Format(abc.ABC):
@@ -89,8 +91,8 @@ class Format(abc.ABC):
 
 
 class Standard(Format):
-    """The project's own: `{event, instance, data, timestamp, sender, id}`, and for webhooks
-    `server: {version, url}`."""
+    """The project's own: `{event, instance, data, timestamp, sender, id}`, for webhooks
+    `server: {version, url}`, and for what is marked `test: true` or `replay: true`."""
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class Standard(Format):
                 _timestamp(event.date_time, event.at),
                 self._tail,
                 orjson.dumps(event.event_id),
-                b"}",
+                _ENDS[event.mark],
             )
         )
 
@@ -158,6 +160,10 @@ class Standard(Format):
             parts += [b',"server":', orjson.dumps(server)]
         return b"".join((*parts, b',"id":'))
 
+
+MARKS = ("", "test", "replay")
+"""What an event may be marked as."""
+_ENDS = {mark: b',"%b":true}' % mark.encode() if mark else b"}" for mark in MARKS}
 
 FORMATS: dict[str, type[Format]] = {"standard": Standard}
 """What a subscription's `format` may say."""

@@ -123,6 +123,7 @@ class _Event:
     sender: str | None
     date_time: str | None
     server_url: str | None
+    mark: str
 
 
 def _event(entry: str, fields: Mapping[bytes, bytes], data: bytes) -> _Event:
@@ -135,4 +136,5 @@ def _event(entry: str, fields: Mapping[bytes, bytes], data: bytes) -> _Event:
         sender=meta.get("sender"),
         date_time=meta.get("dateTime"),
         server_url=meta.get("serverUrl"),
+        mark="replay" if "replay" in meta else "",
     )

@@ -801,6 +801,25 @@ def operations_query(query: Mapping[str, Any]) -> dict[str, Any]:
     return _load(_Operations(), query, "")
 
 
+class _Trial(Schema):
+    event = Event()
+    data = fields.Raw(allow_none=True)
+
+
+def trial(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`POST /subscription/<i>/<name>/test`: `event` and `data`, or neither. Raises `BadInput`."""
+    return _load(_Trial(), body, "")
+
+
+class _TrialQuery(Schema):
+    wait = fields.Float(validate=validate.Range(0, 35))
+
+
+def trial_query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Its query: `wait`, how many seconds to wait for the answer. Raises `BadInput`."""
+    return _load(_TrialQuery(), query, "")
+
+
 # --- marshmallow's one door ------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from evoflask.delivery.lanes import Item
 from evoflask.delivery.reads import Reads, Wanted
 from evoflask.delivery.retry import Policy
 from evoflask.delivery.slots import Slot
+from evoflask.delivery.trials import Trials
 from evoflask.errors import DatabaseDown, Unavailable
 from evoflask.ids import random_id
 from evoflask.log import Repeats
@@ -146,6 +147,8 @@ class Drain:
             name: Station(name, sinks.load(name)(self._settings), self._settings)
             for name in self._served
         }
+        sinks_ = {name: station.sink for name, station in self._stations.items()}
+        self._trials = Trials(self._outbox, {} if self._alone else sinks_, self._rows)
         self._renewer = Renewer(
             self._settings.redis_url,
             self._settings.hold_seconds,
@@ -153,7 +156,8 @@ class Drain:
         )
         self._renewer.start()
         loops = [self._take_loop, self._read_loop, self._settle_loop, self._tick_loop]
-        for run in [*loops, self._listen_loop, self._second_loop, self._log_loop]:
+        loops += [self._listen_loop, self._second_loop, self._log_loop, self._trial_loop]
+        for run in loops:
             self._tasks.add(self._loop.create_task(self._forever(run)))
 
     async def drain_until_quiet(
@@ -196,6 +200,7 @@ class Drain:
         # Lanes go one by one, at no one place that could set an event.
         while self._lanes and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        await self._trials.close(max(0.0, end - time.monotonic()))
         await self._log_last()
         await _end_tasks({*self._tasks, *self._flights})
         if self._child and self._child.returncode is None:
@@ -377,10 +382,15 @@ class Drain:
                     self._drop_unstarted(lane)
                 lane.work.exhausted = False
                 self._consider(lane)
+            elif lane_id == verbs.TRIAL:
+                self._trials.nudge()
             elif sink in self._stations:
                 self._nudge.set()
             elif self._partitions != partitions:
                 return
+
+    async def _trial_loop(self) -> None:
+        await self._trials.look(self._partitions)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -903,4 +913,6 @@ def _delivery(lane: Lane, item: Item, fields: dict[bytes, bytes]) -> Delivery | 
         date_time=meta.get("dateTime"),
         server_url=meta.get("serverUrl"),
         origin=meta.get("origin"),
+        mark="replay" if "replay" in meta else "",
+        again=meta.get("replay", ""),
     )

@@ -177,6 +177,7 @@ class _Event:
     """An entry as a format reads it."""
 
     __slots__ = ("at", "data", "date_time", "event", "event_id", "sender", "server_url")
+    mark = ""
 
     def __init__(self, entry: Entry) -> None:
         meta = _meta(entry.meta)

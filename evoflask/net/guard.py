@@ -30,7 +30,9 @@ RESERVED_HEADERS = frozenset(
         "transfer-encoding",
         "upgrade",
         "webhook-id",
+        "webhook-replay",
         "webhook-signature",
+        "webhook-test",
         "webhook-timestamp",
     }
 )

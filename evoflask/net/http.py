@@ -8,23 +8,29 @@ The guard stands in two places. The resolver drops the addresses that may not be
 and what it answers is what is connected to (nobody resolves a second time, so a name cannot
 change its mind in between). The socket factory asks once more for each socket, which also
 covers hosts that are addresses already: those never get to a resolver.
+
+Where a story is told (a test of a subscription), `telling` makes a session for that alone, so
+that name, connection and TLS are part of it and no kept connection hides them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from evoflask.net import guard
+from evoflask.net import certificate, guard, story
+from evoflask.net.certificate import Certificate
 from evoflask.net.guard import Network
+from evoflask.net.story import Story
 
 KEEPALIVE_SECONDS = 4.0
 """How long an idle connection is kept. Many servers close theirs after 5 s (Node's default):
@@ -57,6 +63,9 @@ class GuardedResolver(AbstractResolver):
         async with self._slots:
             infos = await _in_thread(lambda: _look_up(host, port, family))
         reasons = {str(info[4][0]): guard.allowed(str(info[4][0]), self._allow) for info in infos}
+        if (told := story.current()) is not None:
+            told.addresses = [{"address": a, "refused": why} for a, why in reasons.items()]
+            told.step("resolve")
         good = [info for info in infos if reasons[str(info[4][0])] is None]
         if not good:
             raise ForbiddenAddress(host, str(next(iter(reasons.values()), "no address")))
@@ -112,6 +121,7 @@ def session(
     connect_timeout: float,
     limit: int,
     ssl_context: ssl.SSLContext | None = None,
+    traces: Sequence[aiohttp.TraceConfig] = (),
 ) -> aiohttp.ClientSession:
     """A session for the running loop; the caller closes it.
 
@@ -125,6 +135,8 @@ def session(
         reason = guard.allowed(str(info[4][0]), allow)
         if reason is not None:
             raise ForbiddenAddress(str(info[4][0]), reason)
+        if (told := story.current()) is not None:
+            told.address = str(info[4][0])
         return socket.socket(info[0], info[1], info[2])
 
     connector = aiohttp.TCPConnector(
@@ -143,4 +155,97 @@ def session(
         auto_decompress=False,
         trust_env=False,
         requote_redirect_url=False,
+        trace_configs=list(traces),
     )
+
+
+# A story that is told
+
+
+LOOK_SECONDS = 3.0
+"""How long a certificate that was not accepted is looked at."""
+
+
+@contextlib.asynccontextmanager
+async def telling(
+    told: Story,
+    allow_networks: Sequence[Network],
+    *,
+    connect_timeout: float,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session for one request, that tells its story and keeps no connection. What is raised
+    within passes; a certificate that was not accepted is looked at before."""
+    context = await asyncio.to_thread(_context) if ssl_context is None else ssl_context
+    context.sslobject_class = _Told
+    traces = aiohttp.TraceConfig()
+    traces.on_connection_create_end.append(_on_connected)
+    traces.on_request_headers_sent.append(_on_sent)
+    made = session(
+        allow_networks,
+        connect_timeout=connect_timeout,
+        limit=0,
+        ssl_context=context,
+        traces=[traces],
+    )
+    async with made:
+        try:
+            told.start()
+            yield made
+        except aiohttp.ClientConnectorCertificateError as error:
+            told.tls = await _refused(told, error)
+            raise
+
+
+@functools.cache
+def _context() -> ssl.SSLContext:
+    """As aiohttp makes its own. Reads the system's certificates: some milliseconds, once."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(("http/1.1",))
+    return context
+
+
+async def _on_connected(*_: Any) -> None:
+    if (told := story.current()) is not None:
+        told.step("connect" if told.tls is None else "tls")
+
+
+async def _on_sent(_: Any, __: Any, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
+    if (told := story.current()) is not None and told.request is not None:
+        told.request["headers"] = told.headers(sent.headers)
+
+
+class _Told(ssl.SSLObject):
+    """TLS that tells when it began and what came of it, where somebody listens."""
+
+    def do_handshake(self) -> None:
+        told = story.current()
+        if told is not None and "connect" not in told.timing:
+            told.step("connect")
+        super().do_handshake()
+        if told is not None:
+            der = self.getpeercert(binary_form=True)
+            told.tls = _tls(self.version(), certificate.read(der) if der else None)
+
+
+async def _refused(told: Story, error: aiohttp.ClientConnectorCertificateError) -> dict[str, Any]:
+    found = await certificate.fetch(
+        told.address, error.port or 443, error.host, seconds=LOOK_SECONDS
+    )
+    why = getattr(error.certificate_error, "verify_message", "") or "it was not accepted"
+    return {**_tls(None, found), "refused": why}
+
+
+def _tls(version: str | None, found: Certificate | None) -> dict[str, Any]:
+    if found is None:
+        return {"version": version, "certificate": None}
+    return {
+        "version": version,
+        "certificate": {
+            "subject": found.subject,
+            "issuer": found.issuer,
+            "names": list(found.names),
+            "notBefore": found.not_before.isoformat(),
+            "notAfter": found.not_after.isoformat(),
+        },
+    }

@@ -28,6 +28,9 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:totals            hash     counters by sink, histograms of latency
     evo:{pN}:awake:<sink>      string   somebody drains this sink here (expires)
     evo:{pN}:rung:<sink>       string   a bell is on its way (expires)
+    evo:{pN}:asked:<sink>      list     tests of subscriptions that nobody took yet
+    evo:{pN}:trials:<sink>     zset     tests that are open, with their instance, by their end
+    evo:{pN}:trial:<id>        hash     a test: its lane, its request, its story (expires)
     evo:{pN}:feed              stream   a line for each append that websockets want, and each change
     evo:{pN}:fed               string   lines the feed ever had: a reader sees that it missed some
     evo:{pN}:attempts          stream   batches of attempts until the clock has written their rows

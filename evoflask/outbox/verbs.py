@@ -603,6 +603,56 @@ def fate(partition: int, deliveries: Sequence[tuple[str, str]]) -> Call[list[Fat
     return _call("fate", partition, [part for pair in deliveries for part in pair], read)
 
 
+# -- tests of subscriptions -----------------------------------------------------------------
+
+TRIAL = "?"
+"""What is told beside a sink's name where a test of a subscription is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many tests may be open at a time, and for how long. Seconds."""
+
+    instance: int = 4
+    sink: int = 256
+    open_seconds: float = 90
+    """As long a test counts as open that nobody answers."""
+    kept_seconds: float = 600
+
+
+def ask(
+    partition: int,
+    i: str,
+    lane: str,
+    sink: str,
+    trial: str,
+    event: str,
+    request: bytes,
+    bounds: Bounds,
+) -> Call[str]:
+    """Ask whoever drains the sink for a test of the lane's subscription: `ok`, or why not:
+    `instance`, `sink` (too many of it are open)."""
+    args = (
+        i,
+        lane,
+        sink,
+        trial,
+        event,
+        request,
+        bounds.instance,
+        bounds.sink,
+        _ms(bounds.open_seconds),
+        _ms(bounds.kept_seconds),
+    )
+    return _call("ask", partition, args, _text)
+
+
+def answer(partition: int, sink: str, trial: str, story: bytes, bounds: Bounds) -> Call[bool]:
+    """Say what came of a test; False: nobody remembers that it was asked for."""
+    args = (sink, trial, story, _ms(bounds.kept_seconds))
+    return _call("answer", partition, args, bool)
+
+
 def _view(lane: str, row: Any, now: float) -> LaneView:
     flat = [_text(x) for x in row[0]]
     due, first = _text(row[4]), _text(row[5])

@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from evoflask.net import http as net_http
+from evoflask.net import story
 from evoflask.sinks._answers import MAX_DETAIL
 from evoflask.sinks.base import Attempt, Outcome
 
@@ -74,7 +75,37 @@ async def failure_body(response: aiohttp.ClientResponse, limit: asyncio.Timeout)
                 body += await response.content.readany()
     except (TimeoutError, aiohttp.ClientError, OSError):
         response.close()
+    if (told := story.current()) is not None:
+        told.hears(body)
+        told.step("body")
     return body
+
+
+def shown_url(url: URL) -> str:
+    """A URL without what may be a key in it: the password, and the values of its query."""
+    query = "&".join(f"{name}={story.SECRET}" for name in url.query)
+    bare = url.with_user(None).with_query(None).with_fragment(None).human_repr()
+    return f"{bare}?{query}" if query else bare
+
+
+def tell_request(url: URL, body: Body) -> None:
+    """What is about to be posted, to who listens; its headers are told once they are sent."""
+    if (told := story.current()) is not None:
+        told.server = f"{url.host}:{url.port}"
+        told.sends(method="POST", url=shown_url(url), headers={}, body=body.content)
+
+
+def tell_answer(response: aiohttp.ClientResponse) -> None:
+    """The head of an answer, to who listens."""
+    if (told := story.current()) is not None:
+        told.step("answer")
+        told.answers(status=response.status, headers=told.headers(response.headers))
+
+
+def tell_redirect(url: URL, status: int) -> None:
+    """That the answer sends it on."""
+    if (told := story.current()) is not None:
+        told.turns(shown_url(url), status)
 
 
 def retry_after(response: aiohttp.ClientResponse) -> float | None:

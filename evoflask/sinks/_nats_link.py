@@ -79,6 +79,20 @@ class Link:
         return not self._ended and not self.client.is_closed
 
     @property
+    def server(self) -> str:
+        """Host and port of the server that took us."""
+        found = self.client.connected_url
+        return found.netloc.rpartition("@")[2] if found else ""
+
+    @property
+    def peer(self) -> str:
+        """Its address; "": there is no connection."""
+        transport = getattr(self.client, "_transport", None)
+        writer = getattr(transport, "_io_writer", None)
+        name = writer.get_extra_info("peername") if writer is not None else None
+        return str(name[0]) if name else ""
+
+    @property
     def error(self) -> Exception:
         """What the connection ended with."""
         return self.client.last_error or nats.errors.ConnectionClosedError()

@@ -70,7 +70,9 @@ class Parcel:
     ) -> None:
         self.subject = subject
         self.body = body
-        self.headers = {"Nats-Msg-Id": delivery.event_id, **_FIXED_HEADERS}
+        self.headers = {"Nats-Msg-Id": _message_id(delivery), **_FIXED_HEADERS}
+        if delivery.mark:
+            self.headers[f"webhook-{delivery.mark}"] = "true"
         self.destination = destination
         self.sid = delivery.target.sid
         self.sent = False
@@ -90,6 +92,13 @@ class Parcel:
         """As the server counts it against `max_payload`: the header block, then the body."""
         lines = sum(len(name) + len(value) + 4 for name, value in self.headers.items())
         return len(b"NATS/1.0\r\n") + lines + len(b"\r\n") + len(self.body)
+
+
+def _message_id(delivery: Delivery) -> str:
+    """A stream takes no id twice: that of a replay says which one it is."""
+    if not delivery.again:
+        return delivery.event_id
+    return f"{delivery.event_id}/{delivery.again}"
 
 
 class _Wait:

@@ -5,8 +5,9 @@ The one place that uses what pika keeps protected: its hooks for writing and end
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from typing import Any
+from typing import Any, ClassVar
 
 from pika import spec
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -16,6 +17,26 @@ from evoflask import formats
 PIECE = 64 * 1024
 """Bytes of frames that are joined for one write. Not more: what a write leaves over is copied."""
 _APP = b"evoflask"
+
+
+_FLAGS = (
+    spec.BasicProperties.FLAG_CONTENT_TYPE
+    | spec.BasicProperties.FLAG_DELIVERY_MODE
+    | spec.BasicProperties.FLAG_MESSAGE_ID
+    | spec.BasicProperties.FLAG_TIMESTAMP
+    | spec.BasicProperties.FLAG_APP_ID
+)
+
+
+def _head(mark: str) -> bytes:
+    """Flags, content type, the table of headers where there is a mark, and delivery mode 2."""
+    kind = formats.Format.content_type.encode()
+    flags, table = _FLAGS, b""
+    if mark:
+        flags |= spec.BasicProperties.FLAG_HEADERS
+        pair = bytes([len(mark)]) + mark.encode() + b"t\x01"
+        table = struct.pack(">I", len(pair)) + pair
+    return struct.pack(">HB", flags, len(kind)) + kind + table + b"\x02"
 
 
 class Connection(AsyncioConnection):  # type: ignore[misc]
@@ -32,6 +53,14 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
     def unsent(self) -> int:
         """Bytes that the broker has not taken yet."""
         return int(self._transport.get_write_buffer_size()) if self._transport else 0
+
+    @property
+    def address(self) -> str:
+        """Who is spoken to; "": nobody yet."""
+        socket: Any = getattr(self._transport, "_sock", None)
+        with contextlib.suppress(OSError, AttributeError):
+            return str(socket.getpeername()[0])
+        return ""
 
     def drop(self, error: Exception) -> None:
         """Ends it without asking the broker."""
@@ -58,32 +87,26 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
 
 class Properties(spec.BasicProperties):  # type: ignore[misc]
     """What a message carries beside its body: `content_type`, `delivery_mode` 2, `message_id`,
-    `timestamp` (Unix seconds of acceptance) and `app_id`.
+    `timestamp` (Unix seconds of acceptance) and `app_id`; of what is marked also the header
+    `test` or `replay`, true.
 
     Encoded by hand: pika asks for each of the fourteen that there could be, which was an
     eighth of a delivery's CPU.
     """
 
-    _FLAGS = (
-        spec.BasicProperties.FLAG_CONTENT_TYPE
-        | spec.BasicProperties.FLAG_DELIVERY_MODE
-        | spec.BasicProperties.FLAG_MESSAGE_ID
-        | spec.BasicProperties.FLAG_TIMESTAMP
-        | spec.BasicProperties.FLAG_APP_ID
-    )
-    _TYPE = formats.Format.content_type.encode()
-    _HEAD = struct.pack(">HB", _FLAGS, len(_TYPE)) + _TYPE + b"\x02"
+    _HEADS: ClassVar[dict[str, bytes]] = {mark: _head(mark) for mark in formats.MARKS}
+    """By mark: all that comes before the id."""
     _TAIL = bytes([len(_APP)]) + _APP
 
-    def __init__(self, event_id: str, at: int) -> None:
+    def __init__(self, event_id: str, at: int, mark: str = "") -> None:
         # Not the base's: its fourteen fields are not looked at.
-        self._id, self._at = event_id, at
+        self._id, self._at, self._mark = event_id, at, mark
 
     def encode(self) -> list[bytes]:
         """The pieces of the header frame, as pika joins them."""
         name = self._id.encode()
         return [
-            self._HEAD,
+            self._HEADS[self._mark],
             struct.pack("B", len(name)),
             name,
             struct.pack(">Q", self._at),

@@ -33,6 +33,15 @@ class BadUri(Exception):
     """RABBITMQ_URI cannot be used."""
 
 
+def server_of(uri: str) -> str:
+    """Host and port that RABBITMQ_URI names; "": it cannot be used."""
+    try:
+        parameters = _parameters(uri)
+    except BadUri:
+        return ""
+    return f"{parameters.host}:{parameters.port}"
+
+
 class Link:
     """One connection and its channels, from the first packet to the end. Not used again."""
 
@@ -56,6 +65,11 @@ class Link:
         )
         self.connection.add_on_connection_blocked_callback(self._on_blocked)
         self.connection.add_on_connection_unblocked_callback(self._on_unblocked)
+
+    @property
+    def address(self) -> str:
+        """The broker's, as far as there is a connection."""
+        return self.connection.address
 
     def exchange(self, name: str) -> Exchange:
         """Its channel, opened where there is none. Raises `Ended`."""

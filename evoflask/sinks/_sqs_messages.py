@@ -57,7 +57,8 @@ class Destination:
             return self.fault
         body = _allowed(self.format.body(delivery))
         constant, size = self._attributes_of(delivery.event)
-        size += len(body) + len(delivery.event_id) + _ID_BYTES
+        marks = _MARKS[delivery.mark]
+        size += len(body) + len(delivery.event_id) + _ID_BYTES + len(marks) * _MARK_BYTES
         if size > MAX_BYTES:
             return Attempt(
                 Outcome.REJECTED,
@@ -67,11 +68,13 @@ class Destination:
         entry: dict[str, Any] = {
             "Id": str(at),
             "MessageBody": body.decode(),
-            "MessageAttributes": constant | {"id": _string(delivery.event_id)},
+            "MessageAttributes": constant | {"id": _string(delivery.event_id)} | marks,
         }
         if self.fifo:
             entry["MessageGroupId"] = group_id(self.instance, delivery.key)
-            entry["MessageDeduplicationId"] = deduplication_id(self.instance, delivery.event_id)
+            entry["MessageDeduplicationId"] = deduplication_id(
+                self.instance, delivery.event_id, delivery.again
+            )
         return Message(self, at, entry, size, body)
 
     def _attributes_of(self, event: str) -> tuple[dict[str, Any], int]:
@@ -99,8 +102,16 @@ class Message(NamedTuple):
 _ID_BYTES = len("id") + len("String")
 
 
+_MARK_BYTES = len("replay") + len("String") + len("true")
+"""At most."""
+
+
 def _string(text: str) -> dict[str, str]:
     return {"DataType": "String", "StringValue": text}
+
+
+_MARKS = {mark: {mark: _string("true")} if mark else {} for mark in formats.MARKS}
+"""By mark: the message attributes that say so."""
 
 
 def prepare(target: Target, settings: Settings) -> Destination:
@@ -161,12 +172,13 @@ def group_id(instance: str, key: str) -> str:
     return f"{instance}#{hashlib.sha256(key.encode()).hexdigest()[:27]}"
 
 
-def deduplication_id(instance: str, event_id: str) -> str:
+def deduplication_id(instance: str, event_id: str, again: str = "") -> str:
     """The event's id where we drew it; a caller's own is an id within its instance only, so
-    it is `<instance>:<id>`, hashed where that is too long. Pure."""
-    if _DRAWN.fullmatch(event_id):
-        return event_id
-    found = f"{instance}:{event_id}"
+    it is `<instance>:<id>`; with `again` behind it for a replay, which is not to be dropped as a
+    repeat; hashed where that is too long. Pure."""
+    found = event_id if _DRAWN.fullmatch(event_id) else f"{instance}:{event_id}"
+    if again:
+        found += f"/{again}"
     return found if len(found) <= MAX_GROUP else hashlib.sha256(found.encode()).hexdigest()
 
 

@@ -104,6 +104,10 @@ class Delivery:
     server_url: str | None = None
     """The emit's own `serverUrl`; None: the server's."""
     origin: str | None = None
+    mark: str = ""
+    """What receivers are told it is: `test`, `replay`; "": an event like any other."""
+    again: str = ""
+    """Which replay it belongs to: a broker that drops repeats must not take it for one."""
 
 
 class Sink(abc.ABC):

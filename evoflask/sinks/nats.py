@@ -19,6 +19,7 @@ under an id that names the subscription, too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ import nats.js.errors
 import orjson
 
 from evoflask import formats
+from evoflask.net import story
+from evoflask.net.story import Story
 from evoflask.settings import Settings
 from evoflask.sinks._answers import head
 from evoflask.sinks._nats_link import Address
@@ -78,15 +81,23 @@ class NatsSink(Sink):
         loop = asyncio.get_running_loop()
         end = loop.time() + min(each.target.timeout for each in batch)
         parcels = [self._parcel(each) for each in batch]
+        told = story.current()
+        if told is not None:
+            self._tell(told, parcels[0])
         link = self._link
         if link is None or not link.alive or link.retiring:
             found = await self._connected(end)
             if isinstance(found, Attempt):
                 return [self._told(each, found) for each in parcels]
             link = found
+        if told is not None:
+            told.server, told.address = link.server, link.peer
+            told.step("connect")
         await _send(link, parcels, end)
         if any(each.attempt is not _DELIVERED for each in parcels):
             await _mend(link, parcels, end)
+        if told is not None:
+            told.step("answer")
         return [self._told(each, _LATE) for each in parcels]
 
     def _told(self, parcel: Parcel, rest: Attempt) -> Attempt:
@@ -104,6 +115,17 @@ class NatsSink(Sink):
             await asyncio.gather(task, return_exceptions=True)
         links, self._link = list(self._links), None
         await asyncio.gather(*(each.close() for each in links))
+
+    def _tell(self, told: Story, parcel: Parcel) -> None:
+        with contextlib.suppress(ValueError):
+            address = Address.of(self._uri)
+            told.server, told.hidden = ",".join(address.servers), address.hidden
+        told.sends(
+            subject=parcel.subject,
+            jetstream=parcel.destination.jetstream,
+            headers=parcel.headers,
+            body=parcel.body,
+        )
 
     def _parcel(self, delivery: Delivery) -> Parcel:
         target = delivery.target

@@ -34,6 +34,7 @@ from pusher.pusher_client import PusherClient
 from yarl import URL
 
 from evoflask import __version__, formats
+from evoflask.net import guard, story
 from evoflask.net import http as net_http
 from evoflask.settings import Settings
 from evoflask.sinks._answers import excerpt, head
@@ -43,6 +44,8 @@ from evoflask.sinks._http import (
     named,
     retry_after,
     short,
+    tell_answer,
+    tell_request,
     translate,
 )
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
@@ -153,24 +156,30 @@ class PusherSink(Sink):
             async with asyncio.timeout(seconds) as limit:
                 request = _Signed(app.client, events)
                 body = Body(request.body)
-                response = await (self._session or self._connect()).post(
-                    URL(request.url, encoded=True),
-                    data=body,
-                    headers={**request.headers, **_HEADERS},
-                    allow_redirects=False,
-                )
-                try:
-                    return await _read(response, app, self._shows, limit)
-                finally:
-                    response.release()
+                told = story.current()
+                if told is None:
+                    session = self._session or self._connect()
+                    return await _post(session, request, body, app, self._shows, limit)
+                told.hidden = app.hidden
+                async with net_http.telling(
+                    told,
+                    self._reachable,
+                    connect_timeout=self._settings.webhook_connect_timeout,
+                    ssl_context=self._ssl_context,
+                ) as session:
+                    return await _post(session, request, body, app, self._shows, limit)
         except Exception as error:
             return translate(error, sent=body is not None and body.started).told(app.host)
 
+    @property
+    def _reachable(self) -> Sequence[guard.Network]:
+        """A server of the operator's own may be anywhere; Pusher's is outside, whatever its
+        name is made to stand for."""
+        return _ANYWHERE if self._settings.pusher_host else ()
+
     def _connect(self) -> aiohttp.ClientSession:
-        # A server of the operator's own may be anywhere; Pusher's is outside, whatever its
-        # name is made to stand for.
         self._session = net_http.session(
-            _ANYWHERE if self._settings.pusher_host else (),
+            self._reachable,
             connect_timeout=self._settings.webhook_connect_timeout,
             limit=0,  # the drain's slots are the limit
             ssl_context=self._ssl_context,
@@ -284,6 +293,7 @@ def _too_large(size: int) -> Attempt:
 
 def reference(instance: str, delivery: Delivery, size: int) -> bytes:
     """What is sent instead of an event of `size` bytes. Pure."""
+    marks = {delivery.mark: True} if delivery.mark else {}
     return orjson.dumps(
         {
             "event": delivery.event,
@@ -292,6 +302,7 @@ def reference(instance: str, delivery: Delivery, size: int) -> bytes:
             "size": size,
             "oversize": True,
             "timestamp": delivery.date_time or formats.utc(delivery.at),
+            **marks,
         }
     )
 
@@ -307,6 +318,26 @@ def fault(channel: str, name: str) -> str:
     if not 0 < len(name) <= MAX_EVENT_NAME:
         return f"Pusher has no such event: its name must have 1 to {MAX_EVENT_NAME} characters"
     return ""
+
+
+async def _post(
+    session: aiohttp.ClientSession,
+    request: _Signed,
+    body: Body,
+    app: _App,
+    shows: bool,
+    limit: asyncio.Timeout,
+) -> Attempt:
+    url = URL(request.url, encoded=True)
+    tell_request(url, body)
+    response = await session.post(
+        url, data=body, headers={**request.headers, **_HEADERS}, allow_redirects=False
+    )
+    tell_answer(response)
+    try:
+        return await _read(response, app, shows, limit)
+    finally:
+        response.release()
 
 
 async def _read(
@@ -328,6 +359,9 @@ async def _read(
                 f"answered {status}, but the answer too large: over {MAX_ANSWER} bytes",
                 host=app.host,
             )
+    if (told := story.current()) is not None:
+        told.hears(body)
+        told.step("body")
     attempt = classify(status, body, retry_after(response), app.hidden)
     shown = shows or attempt.outcome is not Outcome.DELIVERED
     return attempt.told(app.host, head(body, app.hidden) if shown else "")

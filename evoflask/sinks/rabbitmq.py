@@ -37,6 +37,8 @@ from pika import exceptions
 from pika.adapters.utils import connection_workflow as workflow
 
 from evoflask import formats
+from evoflask.net import story
+from evoflask.net.story import Story
 from evoflask.settings import Settings
 from evoflask.sinks._rabbitmq_channel import (
     Busy,
@@ -49,7 +51,7 @@ from evoflask.sinks._rabbitmq_channel import (
     TooLarge,
 )
 from evoflask.sinks._rabbitmq_frames import Properties
-from evoflask.sinks._rabbitmq_link import REMEMBERED, BadUri, Link
+from evoflask.sinks._rabbitmq_link import REMEMBERED, BadUri, Link, server_of
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target, host_in
 
 EXCHANGE = "evolution-events"
@@ -120,9 +122,14 @@ class RabbitmqSink(Sink):
         try:
             async with asyncio.timeout(batch[0].target.timeout):
                 flight.messages = [self._message(delivery) for delivery in batch]
+                told = story.current()
+                if told is not None:
+                    self._tell(told, batch[0])
                 exchange = await self._ready(self._known(batch[0].target).exchange, flight)
                 exchange.publish(flight)
                 await flight.done
+                if told is not None:
+                    told.step("answer")
         except TimeoutError as error:
             rest = translate(_Blocked() if flight.waits else error, sent=flight.sent)
         except Exception as error:
@@ -141,10 +148,15 @@ class RabbitmqSink(Sink):
     async def _ready(self, name: str, flight: Flight) -> Exchange:
         """An exchange to which one may publish now. Raises `Ended`."""
         while True:
-            link = self._connected()
+            link, told = self._connected(), story.current()
             await link.gate.passed()
+            if told is not None:
+                told.address = link.address
+                told.step("connect")
             exchange = link.exchange(name)
             await exchange.gate.passed()
+            if told is not None:
+                told.step("exchange")
             if not link.unblocked.is_set():
                 flight.waits = True
                 await link.unblocked.wait()
@@ -176,8 +188,20 @@ class RabbitmqSink(Sink):
             known.key(delivery.event),
             known.mandatory,
             delivery.event_id,
-            Properties(delivery.event_id, int(delivery.at)),
+            Properties(delivery.event_id, int(delivery.at), delivery.mark),
             known.format.body(delivery),
+        )
+
+    def _tell(self, told: Story, delivery: Delivery) -> None:
+        known = self._known(delivery.target)
+        told.server = server_of(self._settings.rabbitmq_uri)
+        told.sends(
+            exchange=known.exchange,
+            routingKey=known.key(delivery.event),
+            mandatory=known.mandatory,
+            messageId=delivery.event_id,
+            headers={delivery.mark: True} if delivery.mark else {},
+            body=known.format.body(delivery),
         )
 
     def _known(self, target: Target) -> _Prepared:

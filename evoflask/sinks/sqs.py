@@ -24,11 +24,14 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import botocore.exceptions as aws_errors
 import urllib3.exceptions
 from botocore.parsers import ResponseParserError
 
+from evoflask.net import story
+from evoflask.net.story import Story
 from evoflask.settings import Settings
 from evoflask.sinks._sqs_clients import Call, Clients, quiet
 from evoflask.sinks._sqs_messages import A_CALL, Destination, Message, pieces, prepare
@@ -106,12 +109,19 @@ class SqsSink(Sink):
     async def _call(self, messages: Sequence[Message], end: float) -> dict[int, Attempt] | Attempt:
         """What became of each; an attempt alone: of the call as a whole."""
         to = messages[0].destination
+        told = story.current()
+        if told is not None:
+            _tell(told, messages[0])
         call = Call(to.url, [each.entry for each in messages], end)
         work = partial(call.run, self._clients, to.client, to.keys)
         gates = (to.key, A_QUEUE), (to.client.endpoint, self._an_endpoint)
         try:
             async with asyncio.timeout(end - time.monotonic()):
                 response = await self._threads.run(work, *gates)
+            if told is not None:
+                told.step("answer")
+                status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+                told.answers(status=status, headers={})
             return {each.at: _ending(each, response) for each in messages}
         except Exception as error:
             return translate(error, sent=not call.claim(), hidden=to.hidden)
@@ -125,6 +135,13 @@ class SqsSink(Sink):
                 del self._destinations[next(iter(self._destinations))]
             self._destinations[target.sid] = found
         return found
+
+
+def _tell(told: Story, message: Message) -> None:
+    told.hidden = message.destination.hidden
+    told.server = urlsplit(message.destination.client.endpoint).netloc
+    facts = {name: value for name, value in message.entry.items() if name != "MessageBody"}
+    told.sends(queueUrl=message.destination.url, **facts, body=message.body)
 
 
 # What an ending means

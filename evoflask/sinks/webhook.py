@@ -28,7 +28,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from evoflask import __version__, formats, signing
-from evoflask.net import guard
+from evoflask.net import guard, story
 from evoflask.net import http as net_http
 from evoflask.settings import Settings
 from evoflask.sinks._answers import KEPT, excerpt, head
@@ -39,6 +39,9 @@ from evoflask.sinks._http import (
     named,
     retry_after,
     short,
+    tell_answer,
+    tell_redirect,
+    tell_request,
     translate,
 )
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
@@ -95,12 +98,34 @@ class WebhookSink(Sink):
     async def _post(
         self, destination: _Destination, delivery: Delivery, body: Body, limit: asyncio.Timeout
     ) -> Attempt:
-        session = self._session or self._connect()
+        told = story.current()
+        if told is None:
+            session = self._session or self._connect()
+            return await self._exchange(session, destination, delivery, body, limit)
+        told.hidden, told.secret_headers = destination.hidden, destination.custom
+        async with net_http.telling(
+            told,
+            self._settings.webhook_allow_networks,
+            connect_timeout=self._settings.webhook_connect_timeout,
+            ssl_context=self._ssl_context,
+        ) as session:
+            return await self._exchange(session, destination, delivery, body, limit)
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        destination: _Destination,
+        delivery: Delivery,
+        body: Body,
+        limit: asyncio.Timeout,
+    ) -> Attempt:
         url = destination.url_for(delivery.event)
         headers = destination.headers_for(delivery, body.content)
         for _ in range(MAX_REDIRECTS + 1):
             body.started = False
+            tell_request(url, body)
             response = await session.post(url, data=body, headers=headers, allow_redirects=False)
+            tell_answer(response)
             try:
                 if response.status not in _FOLLOWED:
                     return await _read(response, destination, body.host, limit)
@@ -109,6 +134,7 @@ class WebhookSink(Sink):
                 response.release()
             if isinstance(moved, Attempt):
                 return moved.told(body.host)
+            tell_redirect(url, response.status)
             if moved.origin() != url.origin():
                 headers = destination.foreign(headers)
             self._check(moved)
@@ -177,6 +203,8 @@ class _Destination:
     def headers_for(self, delivery: Delivery, body: bytes) -> CIMultiDict[str]:
         headers = self.headers.copy()
         headers["webhook-id"] = delivery.event_id
+        if delivery.mark:
+            headers[f"webhook-{delivery.mark}"] = "true"
         if self.secret is not None:
             now = int(time.time())
             headers["webhook-timestamp"] = str(now)
@@ -259,12 +287,14 @@ async def _read(
     status = response.status
     if not 200 <= status < 300:
         return await _read_failure(response, destination, host, limit)
-    size, begins, content = 0, b"", response.content
+    size, begins, content, told = 0, b"", response.content, story.current()
     while not content.at_eof():
         piece = await content.readany()
         size += len(piece)
         if destination.shows and len(begins) < KEPT:
             begins += piece[:KEPT]
+        if told is not None:
+            told.hears(piece)
         if size > MAX_ANSWER:
             response.close()
             return Attempt(
@@ -273,6 +303,8 @@ async def _read(
                 f"answered {status}, but the answer too large: over {MAX_ANSWER} bytes",
                 host=host,
             )
+    if told is not None:
+        told.step("body")
     return destination.delivered(status, begins, response.url, host)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 
-from evoflask import configuration, schemas
+from evoflask import auditlog, configuration, schemas, trials
+from evoflask.trials import Trial
 from evoflask.web import bodies, parts
 from evoflask.web.auth import instance_key, who
 
@@ -52,3 +53,41 @@ def change(instance: str, name: str) -> dict[str, Any]:
 def remove(instance: str, name: str) -> dict[str, int]:
     """Delete one with its backlog; how many deliveries that discarded."""
     return {"discarded": parts().configuration.remove(instance, name, by=who(instance))}
+
+
+@bp.post("/<instance>/<name>/test")
+@instance_key
+def try_out(instance: str, name: str) -> tuple[dict[str, Any], int]:
+    """Sends one marked event now and answers the whole story; 202 where that takes longer than
+    `?wait=` seconds (35), or where many requests wait here already: ask for it by its id."""
+    seconds = schemas.trial_query(request.args).get("wait", trials.WAIT)
+    wanted = bodies.optional_json_body(schemas.trial)
+    asked = trials.ask(parts().outbox, instance, name, **wanted)
+    state = configuration.get(instance)
+    auditlog.note(who(instance), "subscription.test", state.instance, name, trial=asked.id)
+    return _told(_waited(asked, seconds))
+
+
+@bp.get("/<instance>/<name>/test/<trial>")
+@instance_key
+def look_at_trial(instance: str, name: str, trial: str) -> tuple[dict[str, Any], int]:
+    """What came of a test: its story, or 202 while there is none."""
+    return _told(trials.get(parts().outbox, instance, name, trial))
+
+
+_waiting: set[str] = set()
+"""Tests that requests of this process wait for: each holds one of its threads."""
+
+
+def _waited(asked: Trial, seconds: float) -> Trial:
+    if len(_waiting) >= parts().settings.web_threads // 4:
+        return asked
+    _waiting.add(asked.id)
+    try:
+        return trials.wait(parts().outbox, asked, seconds)
+    finally:
+        _waiting.discard(asked.id)
+
+
+def _told(trial: Trial) -> tuple[dict[str, Any], int]:
+    return trial.row, 202 if trial.story is None else 200

@@ -129,3 +129,11 @@ def test_an_event_goes_below_the_urls_path(url: str, joined: str) -> None:
 
 def test_the_default_format_is_there() -> None:
     assert FORMATS["standard"] is Standard
+
+
+@pytest.mark.parametrize("mark", ["test", "replay"])
+def test_what_is_marked_says_so_and_nothing_else_does(mark: str) -> None:
+    marked = json.loads(Standard("demo").body(dataclasses.replace(EVENT, mark=mark)))
+    plain = json.loads(Standard("demo").body(EVENT))
+
+    assert marked == {**plain, mark: True}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from evoflask import configuration as reads
-from evoflask.models import Instance, Subscription
-from tests.web.conftest import Request
+from evoflask.models import AuditLog, Instance, Subscription
+from tests.web.conftest import Dump, Request
 
 CRM = {"name": "crm", "sink": "webhook", "enabled": True, "url": "https://crm.example.com/in"}
 
@@ -154,3 +154,47 @@ def test_the_route_of_an_emit_has_every_subscription_and_the_revision(
     ]
     assert route.rules[1].events == {"CALL"}
     assert reads.read_route("nope") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"event": "NO_SUCH"}, "event: Not an event"),
+        ({"evnt": "CALL"}, "evnt: Unknown field"),
+        ([1], "must be a JSON object"),
+        ({"data": "x" * 70_000}, "65536 bytes"),
+    ],
+)
+def test_a_test_that_is_asked_for_wrongly_changes_nothing(
+    call: Request, instance: str, dump: Dump, body: Any, words: str
+) -> None:
+    before = dump()
+
+    answer = call("POST", f"/subscription/{instance}/webhook/test?wait=0", body)
+
+    assert answer.status_code in (400, 413)
+    assert words in str(answer.json)
+    assert dump() == before
+
+
+def test_a_test_needs_a_subscription_that_sends_to_somebody(call: Request, instance: str) -> None:
+    call("POST", f"/websocket/set/{instance}", {"websocket": {"enabled": True}})
+
+    assert call("POST", f"/subscription/{instance}/websocket/test").status_code == 409
+    assert call("POST", f"/subscription/{instance}/nobody/test").status_code == 404
+    assert call("POST", f"/subscription/{instance}/webhook/test?wait=36").status_code == 400
+    assert call("POST", f"/subscription/{instance}/webhook/test", key="wrong").status_code == 401
+    assert call("GET", f"/subscription/{instance}/webhook/test/test-1").status_code == 404
+
+
+def test_a_test_that_nobody_takes_is_answered_by_its_id_and_noted(
+    call: Request, instance: str
+) -> None:
+    answer = call("POST", f"/subscription/{instance}/webhook/test?wait=0", key="token-a")
+
+    assert (answer.status_code, answer.json["state"]) == (202, "waiting")
+    path = f"/subscription/{instance}/webhook/test/{answer.json['id']}"
+    assert call("GET", path).json == answer.json
+    noted = AuditLog.get()
+    assert (noted.by, noted.action) == ("instance:a", "subscription.test")
+    assert noted.facts == {"trial": answer.json["id"]}
