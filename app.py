@@ -22,6 +22,7 @@ from evoflask.web import (
     instances,
     lanes,
     operations,
+    replay,
     sinks,
     subscriptions,
 )
@@ -35,6 +36,7 @@ BLUEPRINTS = (
     instances.bp,
     lanes.bp,
     operations.bp,
+    replay.bp,
     sinks.bp,
     subscriptions.bp,
 )

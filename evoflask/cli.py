@@ -41,7 +41,7 @@ def register(app: Flask) -> None:
     """Gives the application its commands."""
     groups = (db, deadletters, lane)
     commands = (attempts, audit, audit_log, doctor, emit, explain, lanes, receive)
-    for command in (*groups, *commands, test_subscription):
+    for command in (*groups, *commands, replay, test_subscription):
         app.cli.add_command(command)
 
 
@@ -439,6 +439,41 @@ def receive(port: int) -> None:
     main(port)
 
 
+@click.command("replay")
+@click.argument("instance")
+@click.option("--onto", required=True, help="The subscription that gets them.")
+@click.option("--id", "ids", multiple=True, help="This event; more than once for several.")
+@click.option("--since", help="Accepted since: ISO 8601 or Unix seconds.")
+@click.option("--until", help="Accepted before.")
+@click.option("--event", "events", multiple=True, help="Of this event only.")
+@click.option("--rate", type=float, help="At most so many a second.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@_spoken
+def replay(instance: str, onto: str, dry_run: bool, **options: Any) -> None:
+    """Deliver events once more that are still on the outbox; the clock goes on with many."""
+    from evoflask import auditlog, configuration, operations, replay, schemas
+    from evoflask.web import parts
+
+    given = {name: value for name, value in options.items() if value}
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+    asked = schemas.replay_body({"instance": instance, "onto": onto, **given})
+    rate = asked.pop("rate", None)
+    wanted = replay.Wanted(**{k: v for k, v in asked.items() if k not in ("instance", "onto")})
+    planned = replay.plan(parts().outbox, instance, wanted, onto, by=CLI, rate=rate)
+    found = planned.total
+    if wanted.ids and found < len(wanted.ids):
+        click.echo(f"{len(wanted.ids) - found} ids are not on the outbox.", err=True)
+    if dry_run:
+        click.echo(f"{found} events would be replayed onto {instance}/{onto}.")
+        return
+    operations.start(parts().manager, planned)
+    home = configuration.get(instance).instance
+    facts = {"total": found, "operation": planned.id}
+    auditlog.note(CLI, "event.replay", home, onto, **facts)
+    more = "" if planned.id is None else f", operation {planned.id} goes on with the rest"
+    click.echo(f"{planned.done} of {found} replayed onto {instance}/{onto}{more}.")
+
+
 @click.command("test-subscription")
 @click.argument("instance")
 @click.argument("name")
@@ -461,7 +496,7 @@ def test_subscription(
             raise BadInput(f"data: is not JSON: {error}.") from error
     asked = trials.ask(parts().outbox, instance, name, **schemas.trial(wanted))
     row = configuration.get(instance).instance
-    auditlog.note("cli", "subscription.test", row, name, trial=asked.id)
+    auditlog.note(CLI, "subscription.test", row, name, trial=asked.id)
     told = trials.wait(parts().outbox, asked, trials.LATE).row
     if as_json:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))

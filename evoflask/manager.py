@@ -83,7 +83,7 @@ class EventManager:
         bells: redis.Redis,
         changes: Configuration | None = None,
     ) -> None:
-        self._outbox = outbox
+        self.outbox = outbox
         self._bells = bells
         self._routes = Routes()
         self._configuration = changes or Configuration(outbox, settings)
@@ -190,7 +190,7 @@ class EventManager:
 
     def run_id(self) -> str:
         """Which run of Redis takes what is appended now."""
-        return Timetable(self._outbox).run_id()
+        return Timetable(self.outbox).run_id()
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class EventManager:
     def _append(
         self, route: Route, plan: Sequence[tuple[NewEntry, Any]], *, requeue: bool = False
     ) -> Appended:
-        answer = self._outbox.run(
+        answer = self.outbox.run(
             verbs.append(
                 route.partition,
                 route.outbox,
@@ -234,7 +234,7 @@ class EventManager:
             old.revision,
             old.epoch,
         ):
-            configuration.push(self._outbox, route.outbox)
+            configuration.push(self.outbox, route.outbox)
         return route
 
     def _ring(self, sinks: Iterable[str]) -> None:

@@ -801,6 +801,32 @@ def operations_query(query: Mapping[str, Any]) -> dict[str, Any]:
     return _load(_Operations(), query, "")
 
 
+class _Replay(Schema):
+    instance = fields.String(required=True, validate=name)
+    onto = fields.String(required=True, validate=name)
+    ids = fields.List(
+        fields.String(validate=matching(EVENT_ID, "Not an event's id.")),
+        validate=validate.Length(1, 500),
+    )
+    since = Moment()
+    until = Moment()
+    events = fields.List(Event(), validate=validate.Length(1, _MAX_EVENTS))
+    rate = fields.Float(validate=validate.Range(0.1, 10_000))
+    dryRun = Flag()
+
+
+def replay_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`POST /replay`: `instance`, `onto`, and `ids` or a time; `events`, `rate`, `dryRun`. Raises
+    `BadInput`."""
+    asked = _load(_Replay(), body, "")
+    timed = "since" in asked or "until" in asked
+    if ("ids" in asked) == timed:
+        raise BadInput("Name the events by ids, or by the time since and until which they came.")
+    if "ids" in asked:
+        asked["ids"] = list(dict.fromkeys(asked["ids"]))
+    return asked
+
+
 class _Trial(Schema):
     event = Event()
     data = fields.Raw(allow_none=True)

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 
-from evoflask import bell, db, deadletters, operations
+from evoflask import bell, db, deadletters, operations, replay
 from evoflask.errors import DatabaseDown, EvoflaskError, Unavailable
 from evoflask.ids import random_id
 from evoflask.log import Repeats
@@ -35,7 +35,7 @@ CREDIT = 2.0
 TIDY = 600.0
 """Seconds between looks for operations that ended long ago."""
 
-KINDS_OF = (deadletters,)
+KINDS_OF = (deadletters, replay)
 """Modules that register kinds; importing them is all that it takes."""
 
 

@@ -103,3 +103,15 @@ def read(
         (row[0][1], row[0][1].get(b"data", body)) if row else None
         for row, body in zip(rows, bodies, strict=True)
     ]
+
+
+def newest(outbox: Outbox, partition: int, i: str) -> str:
+    """The last entry of an outbox; `0-0`: there is none."""
+    rows: Any = outbox.ask(lambda r: r.xrevrange(keys.outbox(partition, i), count=1))
+    return rows[0][0].decode() if rows else "0-0"
+
+
+def in_order(entry: str) -> tuple[int, int]:
+    """An entry's id as it sorts."""
+    ms, _, seq = entry.partition("-")
+    return int(ms), int(seq)

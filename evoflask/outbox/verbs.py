@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from evoflask.outbox import keys
 
@@ -601,6 +601,51 @@ def fate(partition: int, deliveries: Sequence[tuple[str, str]]) -> Call[list[Fat
         ]
 
     return _call("fate", partition, [part for pair in deliveries for part in pair], read)
+
+
+# -- replay ---------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """An entry without its body."""
+
+    entry: str
+    size: int
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A page of entries in their order. `more`: behind which entry the next one begins; "":
+    there is none."""
+
+    rows: Sequence[Row]
+    more: str
+
+
+def scan(
+    partition: int,
+    i: str,
+    *,
+    after: str,
+    last: str,
+    events: Sequence[str] = (),
+    ids: Sequence[str] = (),
+    n: int = 100,
+) -> Call[Scanned]:
+    """Entries behind one and up to another, at most `n` and about a megabyte: of these events
+    (none: of any), and of these ids; without ids, those as which events were accepted."""
+
+    def read(answer: Any) -> Scanned:
+        flat = answer[1:]
+        rows = [
+            Row(_text(flat[k]), int(flat[k + 1]), _text(flat[k + 2]))
+            for k in range(0, len(flat), 3)
+        ]
+        return Scanned(rows, _text(answer[0]))
+
+    args = (i, after, last, n, json.dumps(list(events)), json.dumps(list(ids)))
+    return _call("scan", partition, args, read)
 
 
 # -- tests of subscriptions -----------------------------------------------------------------

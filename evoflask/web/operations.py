@@ -14,7 +14,7 @@ from evoflask.web.auth import some_key, visible, who
 bp = Blueprint("operations", __name__, url_prefix="/operation")
 
 _ID = "<int(max=9007199254740991):operation>"
-_INSIDE = {"instances", "upto"}
+_INSIDE = {"instances", "upto", "run", "found"}
 """Of what it was asked: row numbers, which nobody asked for."""
 
 

@@ -144,6 +144,33 @@ def test_a_message_has_its_id_and_type_in_the_headers_and_its_subject_filled_in(
     assert json.loads(message.data)["instance"] == "acme.eu-1"
 
 
+def test_each_replay_is_stored_once_and_marked(server: NatsServer) -> None:
+    add_stream(server, "replay", "replay")
+    event, replayed = to("replay"), dataclasses.replace(to("replay"), mark="replay")
+    one, two = (dataclasses.replace(replayed, again=each) for each in ("run1", "run2"))
+
+    attempts = [deliver(sink_of(server), each)[0] for each in (event, one, two, two)]
+
+    assert [each.code for each in attempts] == ["stored", "stored", "stored", "duplicate"]
+    headers = [message.headers or {} for message in kept(server, "replay")]
+    ids = [each["Nats-Msg-Id"] for each in headers]
+    assert ids == ["e-1", "e-1/run1", "e-1/run2"]
+    assert [each.get("webhook-replay") for each in headers] == [None, "true", "true"]
+
+
+def test_a_stream_would_swallow_a_second_replay_under_the_event_s_own_id(
+    server: NatsServer,
+) -> None:
+    add_stream(server, "swallow", "swallow")
+    bare = dataclasses.replace(to("swallow"), mark="replay")
+
+    attempts = [deliver(sink_of(server), each)[0] for each in (to("swallow"), bare, bare)]
+
+    assert [each.outcome for each in attempts] == [Outcome.DELIVERED] * 3
+    assert attempts[2].code == "duplicate"
+    assert len(kept(server, "swallow")) == 2
+
+
 def test_a_repeat_is_dropped_by_the_stream_and_is_delivered(server: NatsServer) -> None:
     add_stream(server, "repeat", "repeat")
 

@@ -132,6 +132,20 @@ def test_a_message_carries_its_properties_and_nothing_else(broker: RabbitmqHarne
     assert body == Standard("demo").body(one)
 
 
+@pytest.mark.parametrize("mark", ["test", "replay"])
+def test_what_is_marked_says_so_in_a_header(broker: RabbitmqHarness, mark: str) -> None:
+    queue = bind(broker, f"marked-{mark}")
+    one = delivery(to(f"marked-{mark}"), "id-1", mark=mark)
+
+    assert send(broker, one) == [Attempt(Outcome.DELIVERED, "ack")]
+
+    [(_, properties, body)] = take(broker, queue)
+    assert properties.headers == {mark: True}
+    assert (properties.message_id, properties.delivery_mode) == ("id-1", 2)
+    assert properties.content_type == "application/json"
+    assert json.loads(body)[mark] is True
+
+
 @pytest.mark.parametrize("name", ["a", "x" * 128, "0193b0c4-7d3a-7000-8000-000000000000"])
 def test_properties_are_encoded_as_pika_encodes_them(name: str) -> None:
     plain = spec.BasicProperties(

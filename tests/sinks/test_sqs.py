@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -307,6 +308,22 @@ def test_a_repeat_is_delivered_and_dropped_by_a_fifo_queue(moto: SqsHarness) -> 
 
     assert {attempt.outcome for [attempt] in attempts} == {Outcome.DELIVERED}
     assert len(received(moto, "repeat.fifo")) == 1
+
+
+def test_each_replay_is_kept_once_by_a_fifo_queue_and_marked(moto: SqsHarness) -> None:
+    moto.server.create("replay.fifo")
+    one = delivery(moto.queue("replay.fifo"), event_id())
+    again = [dataclasses.replace(one, mark="replay", again=each) for each in ("r1", "r2", "r2")]
+
+    attempts = send(moto.settings(), [one], *([each] for each in again))
+
+    assert {attempt.outcome for [attempt] in attempts} == {Outcome.DELIVERED}
+    messages = received(moto, "replay.fifo")
+    ids = [each["Attributes"]["MessageDeduplicationId"] for each in messages]
+    assert ids == [one.event_id, f"{one.event_id}/r1", f"{one.event_id}/r2"]
+    marks = [each["MessageAttributes"].get("replay", {}).get("StringValue") for each in messages]
+    assert marks == [None, "true", "true"]
+    assert {each["MessageAttributes"]["id"]["StringValue"] for each in messages} == {one.event_id}
 
 
 def test_two_instances_may_give_the_same_id_to_one_fifo_queue(moto: SqsHarness) -> None:

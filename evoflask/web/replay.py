@@ -1,0 +1,41 @@
+"""Replay: events that are still on the outbox, delivered once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from evoflask import auditlog, configuration, operations, replay, schemas
+from evoflask.replay import Wanted
+from evoflask.web import bodies, parts
+from evoflask.web.auth import some_key, visible, who
+
+bp = Blueprint("replay", __name__)
+
+
+@bp.post("/replay")
+@some_key
+def begin() -> tuple[dict[str, Any], int]:
+    """Events of an instance, by ids or by time, once more onto one of its subscriptions.
+
+    Half a second of it at once: 200 where that was all; else 202, and `operation` goes on.
+    `dryRun`: how many it `would` be. `missing`: ids that are not on the outbox.
+    """
+    asked = bodies.json_body(schemas.replay_body)
+    instance, onto, rate = asked.pop("instance"), asked.pop("onto"), asked.pop("rate", None)
+    visible(instance)
+    dry = asked.pop("dryRun", False)
+    wanted = Wanted(**asked)
+    planned = replay.plan(parts().outbox, instance, wanted, onto, by=who(instance), rate=rate)
+    found = planned.total
+    missing = {"missing": len(wanted.ids) - found} if wanted.ids else {}
+    if dry:
+        return {"replayed": 0, "would": found, **missing, "operation": None}, 200
+    operations.start(parts().manager, planned)
+    facts = {"total": found, "operation": planned.id}
+    home = configuration.get(instance).instance
+    auditlog.note(who(instance), "event.replay", home, onto, **facts)
+    left = max(0, planned.total - planned.done - planned.failed)
+    answer = {"replayed": planned.done, "left": left, **missing, "operation": planned.id}
+    return answer, 200 if planned.id is None else 202
