@@ -520,7 +520,7 @@ def test_who_shares_a_call_has_queue_credentials_and_timeout_in_common(calls: Ca
 
 def test_a_silent_queue_makes_nobody_else_wait(calls: Calls) -> None:
     """More calls to it than there are threads for young ones."""
-    silent = [delivery(calls.target("hang", timeout=3.0), f"hang-{n}") for n in range(40)]
+    silent = [delivery(calls.target("hang", timeout=5.0), f"hang-{n}") for n in range(40)]
     fine = [delivery(calls.target("fine"), f"fine-{n}") for n in range(5)]
 
     async def run() -> tuple[list[Attempt], float, int, list[Attempt]]:
