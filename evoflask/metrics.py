@@ -7,6 +7,7 @@ is the same from every web process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -32,14 +33,23 @@ ENDS = {
 """Counters by sink: name in the totals, and what it means."""
 
 
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """Open dead letters."""
+
+    by_sink: Mapping[str, int]
+    expiring: int
+    """Those that go within a day if nobody deals with them."""
+
+
 def render(
     totals: Totals,
     sinks: Sequence[str],
-    letters: Mapping[str, int] | None,
+    letters: Letters | None,
     chores: Mapping[str, float],
 ) -> bytes:
-    """The text. `letters`: open ones by sink, None where the database did not answer;
-    `chores`: when each was last done, Unix seconds."""
+    """The text. `letters`: None where the database did not answer; `chores`: when each was
+    last done, Unix seconds."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot([*_events(totals), *_deliveries(totals, sinks)]))
     registry.register(_Snapshot([*_memory(totals), *_log(totals), *_house(sinks, letters, chores)]))
@@ -92,6 +102,14 @@ def _deliveries(totals: Totals, sinks: Sequence[str]) -> Iterator[Metric]:
         buckets, seconds = totals.latency(sink)
         latency.add_metric([sink], buckets, seconds)
     yield from (failed, backlog, oldest, latency)
+    retired = CounterMetricFamily(
+        "evoflask_dead_letters_retired",
+        "Letters that were given up for good by DEADLETTER_RETAIN_*.",
+        labels=["sink"],
+    )
+    for sink in sinks:
+        retired.add_metric([sink], totals.of(sink, "retired"))
+    yield retired
 
 
 def _memory(totals: Totals) -> Iterator[Metric]:
@@ -120,15 +138,20 @@ def _log(totals: Totals) -> Iterator[Metric]:
 
 
 def _house(
-    sinks: Sequence[str], letters: Mapping[str, int] | None, chores: Mapping[str, float]
+    sinks: Sequence[str], letters: Letters | None, chores: Mapping[str, float]
 ) -> Iterator[Metric]:
     if letters is not None:
         family = GaugeMetricFamily(
             "evoflask_dead_letters", "Letters nobody requeued or discarded yet.", labels=["sink"]
         )
         for sink in sinks:
-            family.add_metric([sink], letters.get(sink, 0))
+            family.add_metric([sink], letters.by_sink.get(sink, 0))
         yield family
+        yield GaugeMetricFamily(
+            "evoflask_dead_letters_expiring",
+            "Letters that go within a day, by DEADLETTER_RETAIN_*, if nobody deals with them.",
+            value=letters.expiring,
+        )
     done = GaugeMetricFamily(
         "evoflask_chore_last_done_timestamp_seconds",
         "When the clock last did it.",

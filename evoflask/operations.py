@@ -104,7 +104,7 @@ def start(manager: EventManager, operation: Operation) -> Operation:
     until = time.monotonic() + INLINE_SECONDS
     piece = KINDS[operation.kind].piece(context, operation, until)
     _count(operation, piece)
-    if piece.finished:
+    if piece.finished or operation.done >= operation.total:
         operation.state = "done"
         operation.ended_at = time.time()
     else:

@@ -448,6 +448,25 @@ class Settings:
             whole(1_000, 100_000_000),
         ),
     )
+    deadletter_retain_seconds: int = _field(
+        7_776_000,
+        About(
+            "DEADLETTER_RETAIN_SECONDS",
+            "How old a dead letter may get that nobody requeues or discards; past it it is "
+            "discarded.",
+            whole(3_600, 315_360_000),
+            "seconds",
+        ),
+    )
+    deadletter_retain_entries: int = _field(
+        5_000_000,
+        About(
+            "DEADLETTER_RETAIN_ENTRIES",
+            "How many of them there may be; past it the oldest are discarded.",
+            whole(1, 1_000_000_000),
+            "letters",
+        ),
+    )
     log_level: str = _field(
         "info",
         About(

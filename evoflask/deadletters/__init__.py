@@ -23,7 +23,7 @@ from evoflask.deadletters.reading import (
     refuse_websocket,
 )
 from evoflask.deadletters.requeue import Requeued, requeue, requeue_many, target
-from evoflask.deadletters.retention import confirm, forget
+from evoflask.deadletters.retention import confirm, expiring, forget, retire
 from evoflask.deadletters.walk import plan
 from evoflask.deadletters.writing import bury
 
@@ -36,6 +36,7 @@ __all__ = [
     "count",
     "discard",
     "discard_many",
+    "expiring",
     "find",
     "forget",
     "get",
@@ -44,5 +45,6 @@ __all__ = [
     "refuse_websocket",
     "requeue",
     "requeue_many",
+    "retire",
     "target",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from evoflask import db, operations
@@ -28,8 +28,11 @@ def _discard(where: Any) -> int:
         return int(change.where(where & is_open()).execute())
 
 
-def discard_many(wanted: Filter, *, limit: int | None = None) -> tuple[int, int]:
-    """Give letters up for good, to the end, while the caller waits; (discarded, left)."""
+def discard_many(
+    wanted: Filter, *, limit: int | None = None, tell: Callable[[int], object] = int
+) -> tuple[int, int]:
+    """Give letters up for good, to the end, while the caller waits; (discarded, left).
+    `tell`: is told how many are done."""
     wanted = walk.upto_now(wanted)
     room = sys.maxsize if limit is None else limit
     place: Any = None
@@ -37,6 +40,7 @@ def discard_many(wanted: Filter, *, limit: int | None = None) -> tuple[int, int]
     while done < room and (found := walk.look(wanted, place)):
         n, place = _discard_keys(found, room - done)
         done += n
+        tell(done)
     return done, count(wanted)
 
 
@@ -52,7 +56,7 @@ class Discard:
 
     def count(self, operation: Operation) -> int:
         """All of them."""
-        return walk.total(operation)
+        return walk.total(operation, count(walk.wanted_of(operation)))
 
     def piece(self, context: Context, operation: Operation, until: float) -> Piece:
         """See `Kind`. A transaction for some hundred letters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,11 @@ from evoflask.models import DeadLetter, Subscription
 
 _SMALL = [field for field in DeadLetter._meta.sorted_fields if field is not DeadLetter.data]
 """All columns but the body."""
+
+
+RECENT = 5_000
+"""Rows that are looked through before an index of the open ones is."""
+_ANY = peewee.SQL("1 = 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,12 @@ def where(wanted: Filter) -> Any:
 
 def matches(wanted: Filter) -> Any:
     """The filter alone."""
-    terms = [] if wanted.instances is None else [_of(wanted.instances)]
+    terms = []
+    if wanted.instances is not None:
+        # With a text, all letters are looked through in the one index that has it: the sum
+        # keeps SQLite from the index by instance and a look at each of its rows.
+        column = DeadLetter.instance_id if wanted.text is None else DeadLetter.instance_id + 0
+        terms.append(column.in_(list(wanted.instances)))
     columns = {
         DeadLetter.subscription_name: wanted.subscription,
         DeadLetter.sink: wanted.sink,
@@ -89,23 +100,43 @@ def matches(wanted: Filter) -> Any:
     if wanted.until is not None:
         terms.append(DeadLetter.created_at < wanted.until)
     if wanted.upto is not None:
-        terms.append(DeadLetter.id <= wanted.upto)
+        terms.append(DeadLetter.id + 0 <= wanted.upto)
     if wanted.ids is not None:
         terms.append(DeadLetter.id.in_(list(wanted.ids)))
     if wanted.text is not None:
         terms.append(DeadLetter.detail.contains(wanted.text))
-    return functools.reduce(operator.and_, terms, DeadLetter.id > 0)
+    return functools.reduce(operator.and_, terms) if terms else _ANY
 
 
 def find(wanted: Filter, *, before: int | None = None, limit: int = 100) -> list[DeadLetter]:
     """Letters, newest first, without their bodies. `before`: the id of the last one of the page
-    before, which stays a good cursor while letters come and go."""
+    before, which stays a good cursor while letters come and go.
+
+    Most often the newest rows hold a page. Where they do not, the ids come out of an index that
+    has all that a filter may name: `id + 0` keeps SQLite from walking back through all rows.
+    """
     found = where(wanted)
-    if before is not None:
-        found &= DeadLetter.id < before
+    top = (newest() + 1) if before is None else before
+    recent = found & (DeadLetter.id < top) & (DeadLetter.id >= top - RECENT)
+    ids = _page(recent, DeadLetter.id, limit)
+    if len(ids) < limit and top > RECENT:
+        ids = _page(found & (DeadLetter.id + 0 < top), DeadLetter.id + 0, limit)
     with db.translate():
-        query = DeadLetter.select(*_SMALL).where(found)
-        return list(query.order_by(DeadLetter.id.desc()).limit(limit))
+        page = DeadLetter.select(*_SMALL).where(DeadLetter.id.in_(ids))
+        return list(page.order_by(DeadLetter.id.desc()))
+
+
+def _page(found: Any, order: Any, limit: int) -> list[int]:
+    query: Any = DeadLetter.select(DeadLetter.id).where(found).order_by(order.desc()).limit(limit)
+    with db.translate():
+        return [id for (id,) in query.tuples()]
+
+
+def newest() -> int:
+    """Id of the newest row, open or not; 0 where there is none."""
+    with db.translate():
+        newest: int | None = DeadLetter.select(peewee.fn.MAX(DeadLetter.id)).scalar()
+    return newest or 0
 
 
 def count(wanted: Filter) -> int:
@@ -116,19 +147,32 @@ def count(wanted: Filter) -> int:
 
 def reasons(wanted: Filter) -> dict[str, int]:
     """How many letters by reason."""
-    return _counted(DeadLetter.reason, where(wanted))
+    by_instance = wanted.instances is not None and wanted.text is None
+    inner = (DeadLetter.lane,) if by_instance else ()
+    return _counted(DeadLetter.reason, where(wanted), *inner)
 
 
 def by_sink() -> dict[str, int]:
     """How many letters there are, by sink."""
-    return _counted(DeadLetter.sink, is_open())
+    return _counted(DeadLetter.sink, is_open(), DeadLetter.reason)
 
 
-def _counted(column: Any, found: Any) -> dict[str, int]:
+def by_lane(wanted: Filter) -> dict[str, int]:
+    """How many letters with a body, by lane."""
+    # Not the bare column: an index in its order would be walked, with a look at each row.
+    lane = peewee.fn.COALESCE(DeadLetter.lane, "")
+    return _counted(lane, where(wanted) & (DeadLetter.size > 0))
+
+
+def _counted(column: Any, found: Any, *inner: Any) -> dict[str, int]:
+    """`inner`: columns that stand before it in the index, by which the rows need no sorting."""
     n = peewee.fn.COUNT(DeadLetter.id)
     with db.translate():
-        rows: Any = DeadLetter.select(column, n).where(found).group_by(column).order_by(column)
-        return {str(name): int(count) for name, count in rows.tuples()}
+        rows: Any = DeadLetter.select(column, n).where(found).group_by(*inner, column)
+        counts: Counter[str] = Counter()
+        for name, each in rows.tuples():
+            counts[str(name)] += int(each)
+    return dict(sorted(counts.items()))
 
 
 def get(letter: int, instances: Sequence[int] | None = None) -> DeadLetter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import orjson
 
 from evoflask import db, formats, operations
 from evoflask.deadletters import walk
-from evoflask.deadletters.reading import Filter, count, get, is_open
+from evoflask.deadletters.reading import Filter, by_lane, count, get, is_open
 from evoflask.deadletters.walk import Found, Key
 from evoflask.deadletters.writing import home_of
 from evoflask.envelope import Event
@@ -25,6 +25,9 @@ from evoflask.errors import Conflict, Unavailable
 from evoflask.manager import EventManager
 from evoflask.models import DeadLetter, Instance, Operation, Subscription
 from evoflask.operations import Context, Piece
+
+LANES = 500
+"""Lanes that one query names."""
 
 
 def requeue(
@@ -88,9 +91,10 @@ def requeue_many(
     *,
     limit: int | None = None,
     onto: Mapping[str, str] | None = None,
+    tell: Callable[[int], object] = int,
 ) -> Requeued:
-    """Requeue letters to the end, while the caller waits: for a command. Raises what
-    `EventManager.requeue` does if nothing was requeued."""
+    """Requeue letters to the end, while the caller waits: for a command. `tell`: is told how
+    many are done. Raises what `EventManager.requeue` does if nothing was requeued."""
     operation = walk.plan("requeue", wanted, "", limit=limit, onto=onto)
     kind, context = Requeue(), Context(manager, sys.maxsize)
     stopped: Unavailable | None = None
@@ -104,6 +108,7 @@ def requeue_many(
             stopped = error
             break
         operation.done += piece.done
+        tell(operation.done)
         operation.cursor, finished = piece.cursor, piece.finished
     return Requeued(operation.done, count(wanted), stopped)
 
@@ -139,15 +144,9 @@ class Requeue:
 
     def count(self, operation: Operation) -> int:
         """Letters with a body and a lane that they can be requeued to."""
-        possible = DeadLetter.size > 0
-        if operation.onto is None:
-            live = (
-                Subscription.select(Subscription.lane)
-                .join(Instance)
-                .where(Instance.deleted_at.is_null())
-            )
-            possible &= DeadLetter.lane.in_(live)
-        return walk.total(operation, possible)
+        lanes = by_lane(walk.wanted_of(operation))
+        live = lanes if operation.onto else _live(list(lanes))
+        return walk.total(operation, sum(lanes[lane] for lane in live))
 
     def piece(self, context: Context, operation: Operation, until: float) -> Piece:
         """See `Kind`. An append and a transaction for a hundred letters or a megabyte."""
@@ -197,6 +196,17 @@ class Requeue:
 
 
 operations.KINDS["requeue"] = Requeue()
+
+
+def _live(lanes: Sequence[str]) -> set[str]:
+    """Those whose subscription is there."""
+    found: set[str] = set()
+    query: Any = Subscription.select(Subscription.lane).join(Instance)
+    for at in range(0, len(lanes), LANES):
+        some = Subscription.lane.in_(lanes[at : at + LANES]) & Instance.deleted_at.is_null()
+        with db.translate():
+            found.update(lane for (lane,) in query.where(some).tuples())
+    return found
 
 
 def _fitting(manager: EventManager, keys: Sequence[Key]) -> Sequence[Key]:

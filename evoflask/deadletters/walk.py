@@ -14,7 +14,7 @@ from typing import Any
 import peewee
 
 from evoflask import db, operations
-from evoflask.deadletters.reading import Filter, is_open, matches, where
+from evoflask.deadletters.reading import Filter, is_open, matches, newest
 from evoflask.models import DeadLetter, Operation
 
 LOOK = 500
@@ -109,9 +109,7 @@ def plan(
 ) -> Operation:
     """An operation on the letters that the filter finds now. `onto`: `subscription` and `lane`
     of the target of a requeue."""
-    with db.translate():
-        newest: Any = DeadLetter.select(peewee.fn.MAX(DeadLetter.id)).scalar()
-    asked = {k: v for k, v in asdict(wanted).items() if v is not None} | {"upto": newest or 0}
+    asked = {k: v for k, v in asdict(upto_now(wanted)).items() if v is not None}
     if limit is not None:
         asked["limit"] = limit
     ids = wanted.instances
@@ -136,19 +134,12 @@ def limited(operation: Operation, done: int) -> bool:
     return limit is not None and operation.done + done >= limit
 
 
-def total(operation: Operation, restriction: Any = None) -> int:
-    """How many letters it would handle."""
-    found = where(wanted_of(operation))
-    if restriction is not None:
-        found &= restriction
-    with db.translate():
-        n = int(DeadLetter.select(DeadLetter.id).where(found).count())
+def total(operation: Operation, counted: int) -> int:
+    """How many it handles of those."""
     limit = operation.wanted.get("limit")
-    return n if limit is None else min(n, limit)
+    return counted if limit is None else min(counted, limit)
 
 
 def upto_now(wanted: Filter) -> Filter:
     """The filter without letters that come from now on."""
-    with db.translate():
-        newest: Any = DeadLetter.select(peewee.fn.MAX(DeadLetter.id)).scalar()
-    return replace(wanted, upto=newest or 0)
+    return replace(wanted, upto=newest())

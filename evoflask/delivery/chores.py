@@ -17,7 +17,7 @@ from evoflask.errors import EvoflaskError
 from evoflask.ids import random_id
 from evoflask.log import Repeats
 from evoflask.mirror import Mirror
-from evoflask.outbox import Outbox, connect, verbs
+from evoflask.outbox import Outbox, connect, totals, verbs
 from evoflask.outbox.timetable import Lease, Timetable
 from evoflask.outbox.verbs import Backlog
 from evoflask.settings import Settings
@@ -51,6 +51,8 @@ LOGGING = 0.3
 """Seconds a tick in which the delivery log is written, and in which it is shortened."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
+RETIRE_EVERY = 10.0
+"""Seconds between looks for letters beyond a limit; while there are some, every tick is one."""
 SINK_NAMES = delivering()
 
 
@@ -69,6 +71,7 @@ class Chores:
         self._mirror_again = 0.0
         self._ticks = Repeats(log)
         self._failures: dict[str, Repeats] = {}
+        self._retired = 0.0
 
     def tick(self) -> None:
         """Does what is due, if nobody else does. Raises what Redis raises for the lease."""
@@ -85,6 +88,7 @@ class Chores:
         self._do("letters", self._letters)
         self._do("attempts", lambda: self._each(partitions, self._log))
         self._do("forget attempts", self._forget_attempts)
+        self._do("retire", self._retire)
         self._do("tombstones", self._tombstones)
         self._do("audit-log", self._audit_log)
         if time.monotonic() >= self._mirror_again:
@@ -227,6 +231,19 @@ class Chores:
     def _letters(self) -> None:
         deadletters.confirm(self._timetable.persisted(), time.time())
         deadletters.forget(time.time() - self._settings.deadletter_key_seconds)
+
+    def _retire(self) -> None:
+        """Letters that nobody dealt with, beyond a limit of age or number."""
+        if time.monotonic() < self._retired:
+            return
+        s, now = self._settings, time.time()
+        before = now - s.deadletter_retain_seconds
+        gone = deadletters.retire(before, s.deadletter_retain_entries, now)
+        if not gone:
+            self._retired = time.monotonic() + RETIRE_EVERY
+            return
+        log.warning("letters beyond DEADLETTER_RETAIN_* were given up for good", extra=gone)
+        totals.add(self._outbox, {f"{sink}:retired": n for sink, n in gone.items()})
 
     # -- what is shown -----------------------------------------------------------------------
 

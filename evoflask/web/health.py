@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from flask import Blueprint, Response
@@ -45,8 +46,12 @@ def numbers() -> Response:
     """For Prometheus."""
     outbox = parts().outbox
     found = totals.read(outbox, _LANES, parts().settings.outbox_partitions)
+    settings = parts().settings
+    limits = settings.deadletter_retain_seconds, settings.deadletter_retain_entries
+    letters: metrics.Letters | None
     try:
-        letters = deadletters.by_sink()
+        expiring = deadletters.expiring(*limits, time.time())
+        letters = metrics.Letters(deadletters.by_sink(), expiring)
     except DatabaseDown:
         letters = None  # the rest is worth telling all the more
     text = metrics.render(found, _LANES, letters, Timetable(outbox).last_done())

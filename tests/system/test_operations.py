@@ -40,7 +40,7 @@ def test_what_a_destination_rejects_is_requeued_once_it_is_mended(
     client.set_webhook("a", receiver.url("/ok"))
     answer = client.call("POST", "/deadletter/requeue", {"reason": "rejected"})
 
-    assert answer.json() == {"requeued": 50, "left": 0}
+    assert answer.json() == {"requeued": 50, "left": 0, "operation": None}
     receiver.wait_for(50)
     assert receiver.ids() == ids[::-1]
     house.wait_quiet()

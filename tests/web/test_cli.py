@@ -265,6 +265,46 @@ def test_letters_are_discarded_by_id_and_by_filter(
     assert call("GET", "/deadletter").json["total"] == 2
 
 
+def test_a_dry_run_only_counts(flask: Flask_, call: Request, letters: list[int]) -> None:
+    requeue = flask("deadletters", "requeue", "--text", "gone", "--dry-run").output
+    discard = flask("deadletters", "discard", "--all", "--limit", "4", "--dry-run").output
+
+    assert requeue == "3 would be requeued; 3 found.\n"
+    assert discard == "4 would be discarded; 5 found.\n"
+    assert call("GET", "/deadletter").json["total"] == 5
+    flask("deadletters", "requeue", str(letters[0]), "--dry-run", status=2)
+
+
+def test_letters_are_requeued_onto_another_subscription(
+    flask: Flask_, call: Request, letters: list[int]
+) -> None:
+    crm = {"name": "crm", "sink": "webhook", "enabled": True, "url": "https://e.com"}
+    call("POST", "/subscription/a", crm)
+
+    flask("deadletters", "requeue", str(letters[0]), "--onto", "crm")
+    flask("deadletters", "requeue", "--instance", "a", "--onto", "crm")
+    flask("deadletters", "requeue", "--all", "--onto", "crm", status=2)
+
+    backlogs = [lane["backlog"] for lane in call("GET", "/lane").json["lanes"]]
+    assert backlogs == [0, 5]
+    noted = [row for row in models.AuditLog.select() if row.by == "cli"]
+    assert [row.facts.get("done") for row in noted] == [None, 4]
+
+
+def test_operations_are_listed_and_cancelled(
+    flask: Flask_, call: Request, letters: list[int]
+) -> None:
+    row = models.Operation.create(kind="requeue", scope_instance_id=1, by="global", total=5, done=2)
+
+    listed = flask("operations", "list", "--instance", "a", "--state", "running").output
+    said = flask("operations", "cancel", str(row.id)).output
+
+    assert listed.splitlines()[1].split()[2:7] == ["requeue", "global", "running", "2", "5"]
+    assert said == "2 of 5 were done.\n"
+    flask("operations", "cancel", str(row.id), status=2)
+    flask("operations", "list", "--state", "odd", status=2)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [(), ("1", "--all"), ("--all", "--reason", "x"), ("--event", "nope"), ("--since", "soon"),

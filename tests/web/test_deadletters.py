@@ -133,6 +133,11 @@ def test_letters_are_counted_by_reason_and_come_newest_first_in_pages(
         ("?since=2020-01-01T00:00:00Z", 5),
         ("?since=4000000000", 0),
         ("?until=2020-01-01", 0),
+        ("?text=gone", 3),
+        ("?text=FAILED to", 2),
+        ("?text=o%25", 0),
+        ("?text=gone&instance=a", 3),
+        ("?text=gone&instance=b", 0),
         ("?reason=rejected&instance=b", 0),
     ],
 )
@@ -155,6 +160,7 @@ def test_each_filter_restricts(
         ("?until=1e40", 400),
         ("?event=NOPE", 400),
         ("?sink=fax", 400),
+        ("?text=", 400),
         ("?reasn=x", 400),
         ("?instance=nope", 404),
         ("?sink=websocket", 409),
@@ -397,6 +403,134 @@ def test_a_requeue_to_a_paused_lane_waits_there(
     assert call("GET", "/lane").json["lanes"][0]["backlog"] == 1
 
 
+# -- onto another subscription --------------------------------------------------------------
+
+
+@pytest.fixture
+def crm(call: Request, instance: str) -> str:
+    """Another subscription of `a`, that wants no event by itself."""
+    crm = {"name": "crm", "sink": "webhook", "enabled": True, "events": ["LOGOUT_INSTANCE"]}
+    assert call("POST", "/subscription/a", crm | {"url": "https://e.com"}).status_code == 201
+    return "crm"
+
+
+def backlogs(call: Request) -> dict[str, int]:
+    lanes = call("GET", "/lane?instance=a").json["lanes"]
+    return {lane["subscription"]: lane["backlog"] for lane in lanes}
+
+
+def test_letters_are_requeued_onto_another_subscription_in_their_order(
+    call: Request, instance: str, crm: str, outbox: Outbox, die: Die
+) -> None:
+    die(5)
+    expected = [row.event_id for row in DeadLetter.select().order_by(DeadLetter.entry)]
+    one = DeadLetter.select().order_by(DeadLetter.entry).first().id
+
+    first = call("POST", f"/deadletter/{one}/requeue", {"onto": "crm"})
+    rest = call("POST", "/deadletter/requeue", {"instance": "a", "onto": "crm"})
+
+    assert (first.status_code, rest.json) == (200, at_once(4, 0))
+    assert backlogs(call) == {"webhook": 0, "crm": 5}
+    assert [fields[b"id"].decode() for fields, _ in arriving(outbox)] == expected
+
+
+def test_letters_of_a_deleted_subscription_go_onto_another_one(
+    call: Request, instance: str, crm: str, die: Die
+) -> None:
+    die(3)
+    call("DELETE", "/subscription/a/webhook")
+
+    answer = call("POST", "/deadletter/requeue", {"onto": "crm"}, key="token-a")
+
+    assert answer.json == at_once(3, 0)
+    assert backlogs(call) == {"crm": 3}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"instance": "a", "onto": "nope"}, "has no subscription"),
+        ({"instance": "a", "onto": "websocket"}, "no lane"),
+        ({"onto": "crm"}, "Name the instance"),
+    ],
+)
+def test_a_target_that_cannot_be_is_409_and_changes_nothing(
+    call: Request, instance: str, crm: str, die: Die, dump: Any, body: Any, words: str
+) -> None:
+    call("POST", "/websocket/set/a", {"enabled": True})
+    die(2)
+    before = dump()
+
+    answer = call("POST", "/deadletter/requeue", body)
+
+    assert answer.status_code == 409
+    assert words in answer.json["response"]["message"][0]
+    assert dump() == before
+
+
+def test_one_letter_goes_onto_no_subscription_of_another_instance(
+    call: Request, instance: str, other: str, die: Die
+) -> None:
+    theirs = {"name": "theirs", "sink": "webhook", "enabled": True, "url": "https://e.com"}
+    call("POST", "/subscription/b", theirs)
+    die(1)
+    letter = letters(call)["letters"][0]["id"]
+
+    assert call("POST", f"/deadletter/{letter}/requeue", {"onto": "theirs"}).status_code == 409
+    assert call("POST", f"/deadletter/{letter}/requeue", {"on": "theirs"}).status_code == 400
+    assert letters(call)["total"] == 1
+
+
+def test_a_dry_run_counts_and_changes_nothing(
+    call: Request, instance: str, crm: str, die: Die, dump: Any
+) -> None:
+    die(3)
+    die(2, how=steps.exhausted)
+    before = dump()
+
+    some = call("POST", "/deadletter/requeue", {"reason": "rejected", "dryRun": True})
+    limited = call("POST", "/deadletter/requeue", {"limit": 4, "dryRun": True})
+    gone = call("POST", "/deadletter/discard", {"text": "gone", "dryRun": True})
+
+    assert some.json == at_once(0, 3) | {"would": 3}
+    assert limited.json == at_once(0, 5) | {"would": 4}
+    assert gone.json == {"discarded": 0, "would": 3, "left": 3, "operation": None}
+    assert dump() == before
+
+
+def test_a_dry_run_leaves_out_what_cannot_be_requeued(
+    call: Request, instance: str, crm: str, die: Die
+) -> None:
+    die(3)
+    call("DELETE", "/subscription/a/webhook")
+
+    alone = call("POST", "/deadletter/requeue", {"dryRun": True})
+    onto = call("POST", "/deadletter/requeue", {"dryRun": True, "instance": "a", "onto": "crm"})
+
+    assert (alone.json["would"], onto.json["would"]) == (0, 3)
+
+
+def test_what_is_done_by_hand_is_in_the_audit_log(call: Request, instance: str, die: Die) -> None:
+    die(4)
+    first, second, *_ = (row.id for row in DeadLetter.select())
+
+    call("POST", f"/deadletter/{first}/requeue", key="token-a")
+    call("DELETE", f"/deadletter/{second}")
+    call("POST", "/deadletter/requeue", {"instance": "a", "limit": 1})
+    call("POST", "/deadletter/discard", {"instance": "a", "reason": "rejected"})
+
+    noted = [row for row in models.AuditLog.select() if row.action.startswith("deadletter.")]
+    assert [(row.by, row.action, row.instance_name) for row in noted] == [
+        ("instance:a", "deadletter.requeue", "a"),
+        ("global", "deadletter.discard", "a"),
+        ("global", "deadletter.requeue", "a"),
+        ("global", "deadletter.discard", "a"),
+    ]
+    assert [row.facts.get("letter") for row in noted] == [first, second, None, None]
+    assert [row.facts.get("done") for row in noted] == [None, None, 1, 1]
+    assert noted[3].facts["wanted"] == {"instance": "a", "reason": "rejected"}
+
+
 # -- discard --------------------------------------------------------------------------------
 
 
@@ -521,6 +655,10 @@ def test_no_key_or_a_wrong_one_is_401(call: Request, instance: str, method: str,
         {"since": True},
         {"event": ["CALL"]},
         {"reason": "a\x00b"},
+        {"onto": ""},
+        {"onto": 1},
+        {"dryRun": "yes"},
+        {"text": 1},
         [],
         None,
     ],

@@ -280,7 +280,8 @@ def test_without_the_database_the_rest_is_still_told(
     text = made.test_client().get("/metrics", headers=GLOBAL).text
 
     assert "evoflask_backlog" in text
-    assert "evoflask_dead_letters" not in text
+    assert "evoflask_dead_letters{" not in text
+    assert "evoflask_dead_letters_expiring" not in text
 
 
 def test_without_redis_metrics_are_503(gone: FlaskClient) -> None:
