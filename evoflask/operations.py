@@ -98,10 +98,10 @@ def start(manager: EventManager, operation: Operation) -> Operation:
     The row comes after the piece, or the clock would do the same piece beside us. Raises
     `Conflict` where too many run, and what the kind raises; then nothing was done.
     """
+    until = time.monotonic() + INLINE_SECONDS
     _check_room(operation.scope_instance_id)
     operation.total = count(operation)
     context = Context(manager, allowance(operation.rate, INLINE_SECONDS))
-    until = time.monotonic() + INLINE_SECONDS
     piece = KINDS[operation.kind].piece(context, operation, until)
     _count(operation, piece)
     if piece.finished or operation.done >= operation.total:

@@ -21,6 +21,8 @@ _SMALL = [field for field in DeadLetter._meta.sorted_fields if field is not Dead
 
 RECENT = 5_000
 """Rows that are looked through before an index of the open ones is."""
+CLAIM = "claim:"
+"""How `requeued_run` begins while somebody is about to requeue the letter."""
 _ANY = peewee.SQL("1 = 1")
 
 
@@ -159,9 +161,11 @@ def by_sink() -> dict[str, int]:
 
 def by_lane(wanted: Filter) -> dict[str, int]:
     """How many letters with a body, by lane."""
+    found = where(wanted) & (DeadLetter.size > 0)
+    if wanted.text is None:
+        return _counted(DeadLetter.lane, found, DeadLetter.instance_id)
     # Not the bare column: an index in its order would be walked, with a look at each row.
-    lane = peewee.fn.COALESCE(DeadLetter.lane, "")
-    return _counted(lane, where(wanted) & (DeadLetter.size > 0))
+    return _counted(peewee.fn.COALESCE(DeadLetter.lane, ""), found)
 
 
 def _counted(column: Any, found: Any, *inner: Any) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """Letters are delivered again: their events are accepted once more, for one lane alone.
 
-The append comes first and the mark of the rows after, so a crash between the two delivers
-twice and loses nothing. The row's key stays for a day without a body: a stalled bury must not
-write a ghost of what was requeued.
+Whoever requeues a letter claims it first, so that two who do it at once deliver it once. Then
+comes the append, and the mark of the rows after it: a crash between the two leaves the claim,
+which the clock ends after a while, so the event may be delivered twice and is never lost. The
+row's key stays for a day without a body: a stalled bury must not write a ghost of what was
+requeued.
 """
 
 from __future__ import annotations
@@ -17,11 +19,20 @@ import orjson
 
 from evoflask import db, formats, operations
 from evoflask.deadletters import walk
-from evoflask.deadletters.reading import Filter, by_lane, count, get, is_open
+from evoflask.deadletters.reading import (
+    CLAIM,
+    Filter,
+    by_lane,
+    count,
+    get,
+    is_open,
+    no_letter,
+)
 from evoflask.deadletters.walk import Found, Key
 from evoflask.deadletters.writing import home_of
 from evoflask.envelope import Event
-from evoflask.errors import Conflict, Unavailable
+from evoflask.errors import Conflict, EvoflaskError, Unavailable
+from evoflask.ids import random_id
 from evoflask.manager import EventManager
 from evoflask.models import DeadLetter, Instance, Operation, Subscription
 from evoflask.operations import Context, Piece
@@ -51,7 +62,8 @@ def requeue(
         raise Conflict(f"The subscription of dead letter {letter} was deleted.")
     if row.data is None:
         raise Conflict(f"Dead letter {letter} has no body: its entry was missing.")
-    _append(manager, home.instance.name, lane, [row])
+    if not _append(manager, home.instance.name, lane, [letter]):
+        raise no_letter(letter)  # somebody else was faster
     return row
 
 
@@ -179,7 +191,8 @@ class Requeue:
         while keys and work.done < work.room:
             part = _fitting(work.manager, keys[: work.room - work.done])
             try:
-                done = _requeue(work.manager, instance, work.onto or found.lane, part)
+                ids = [key.id for key in part if key.size]
+                done = _append(work.manager, instance, work.onto or found.lane, ids)
             except Conflict:
                 if work.onto:
                     raise
@@ -219,23 +232,26 @@ def _fitting(manager: EventManager, keys: Sequence[Key]) -> Sequence[Key]:
     return keys
 
 
-def _requeue(manager: EventManager, instance: str, lane: str, keys: Sequence[Key]) -> int:
-    ids = [key.id for key in keys if key.size]
-    with db.translate():
-        query = DeadLetter.select().where(DeadLetter.id.in_(ids) & is_open())
-        rows = list(query.order_by(DeadLetter.entry))
-    if rows:
-        _append(manager, instance, lane, rows)
-    return len(rows)
-
-
-def _append(manager: EventManager, instance: str, lane: str, rows: Sequence[DeadLetter]) -> None:
-    """In one append and one transaction: first the append."""
+def _append(manager: EventManager, instance: str, lane: str, ids: Sequence[int]) -> int:
+    """Claim, append, mark; one append and a transaction on either side. How many."""
     run_id = manager.run_id()
-    manager.requeue(instance, lane, [_event(row) for row in rows])
-    mark = DeadLetter.update(requeued_at=time.time(), requeued_run=run_id)
+    claim = f"{CLAIM}{random_id()}"
+    mine = DeadLetter.requeued_run == claim
     with db.writing():
-        mark.where(DeadLetter.id.in_([row.id for row in rows]) & is_open()).execute()
+        take = DeadLetter.update(requeued_at=time.time(), requeued_run=claim)
+        if not take.where(DeadLetter.id.in_(ids) & is_open()).execute():
+            return 0
+    with db.translate():
+        rows = list(DeadLetter.select().where(mine).order_by(DeadLetter.entry))
+    try:
+        manager.requeue(instance, lane, [_event(row) for row in rows])
+    except EvoflaskError:
+        with db.writing():
+            DeadLetter.update(requeued_at=None, requeued_run=None).where(mine).execute()
+        raise
+    with db.writing():
+        DeadLetter.update(requeued_at=time.time(), requeued_run=run_id).where(mine).execute()
+    return len(rows)
 
 
 def _event(row: DeadLetter) -> Event:

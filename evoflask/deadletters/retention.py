@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from evoflask import db
-from evoflask.deadletters.reading import Filter, count, is_open
+from evoflask.deadletters.reading import CLAIM, Filter, count, is_open
 from evoflask.models import DeadLetter
 from evoflask.outbox.timetable import Persisted
 
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 PERSIST_SECONDS = 3.0
 """A requeue counts as written to disk so long after it, when Redis says that it keeps up:
 `appendfsync everysec` takes at most two."""
+CLAIM_SECONDS = 15.0
+"""A claim ends so long after it was made: an append that waits for Redis, for the configuration
+and for Redis again takes less."""
 PIECE = 500
 """Letters of one transaction."""
 SECONDS = 0.3
@@ -30,12 +33,17 @@ DAY = 86_400.0
 
 def confirm(persisted: Persisted, now: float) -> None:
     """Requeued letters: let go of the bodies once Redis has the events on disk under the run
-    id that took them; another run id may have lost them, so those letters are open again."""
+    id that took them; another run id may have lost them, so those letters are open again, as
+    are those that somebody claimed and did not come back to."""
     marked = DeadLetter.requeued_at.is_null(False) & DeadLetter.requeued_run.is_null(False)
     other = DeadLetter.requeued_run != persisted.run_id
-    reopened = _each(marked & other, requeued_at=None, requeued_run=None)
-    if reopened:
+    claimed = DeadLetter.requeued_run.startswith(CLAIM)
+    again = {"requeued_at": None, "requeued_run": None}
+    if reopened := _each(marked & other & ~claimed, **again):
         log.warning("Redis restarted: requeued letters are open again", extra={"n": reopened})
+    old = claimed & (DeadLetter.requeued_at < now - CLAIM_SECONDS)
+    if reopened := _each(marked & old, **again):
+        log.warning("a requeue broke off: its letters are open again", extra={"n": reopened})
     if persisted.settled:
         kept = DeadLetter.requeued_at < now - PERSIST_SECONDS
         _each(marked & ~other & kept, data=None, requeued_run=None)

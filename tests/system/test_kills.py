@@ -192,7 +192,9 @@ def test_a_requeue_killed_before_its_mark_delivers_and_leaves_the_letter(
         client.good("POST", f"/deadletter/{letter}/requeue")
     wait_for(lambda: house.lane("a").count("delivered") == 1, 20)
     wait_for(house.answers, 20)
-    house.client().good("POST", f"/deadletter/{letter}/requeue")
+    again = house.client()
+    wait_for(lambda: again.good("GET", "/deadletter")["total"] == 1, 40, "the claim's end", 0.5)
+    again.good("POST", f"/deadletter/{letter}/requeue")
 
     # Twice, and with its id; never not at all.
     wait_for(lambda: house.lane("a").count("delivered") == 2, 20)

@@ -137,10 +137,12 @@ def letters(house: House) -> list[tuple[str, str]]:
 
 
 def requeue_all(house: House) -> None:
-    """As an operator does: by filter, again and again until none is left."""
+    """As an operator does: by filter, again when an operation is over, until none is left."""
     client = house.client()
 
     def left() -> bool:
+        if client.good("GET", "/operation?state=running")["operations"]:
+            return False
         answer = client.call("POST", "/deadletter/requeue", {"reason": "expired"})
         return answer.ok and not answer.json()["left"]
 

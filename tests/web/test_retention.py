@@ -148,3 +148,16 @@ def test_all_that_another_redis_took_is_open_again(
     deadletters.confirm(Persisted("run", True), time.time())
 
     assert open_() == ids
+
+
+def test_a_claim_that_nobody_came_back_to_ends(letters: Callable[[int], list[int]]) -> None:
+    first, second = letters(2)
+    now = time.time()
+    claims = {first: now - 60, second: now}
+    for letter, at in claims.items():
+        claim = DeadLetter.update(requeued_at=at, requeued_run="claim:x")
+        claim.where(DeadLetter.id == letter).execute()
+
+    deadletters.confirm(Persisted("run", True), now)
+
+    assert open_() == [first]
