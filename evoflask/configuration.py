@@ -31,7 +31,7 @@ from evoflask.errors import (
     OutboxDown,
     Unavailable,
 )
-from evoflask.ids import NAME, random_id
+from evoflask.ids import NAME, OPERATOR, random_id
 from evoflask.models import AuditLog, DeadLetter, Instance, Meta, Subscription
 from evoflask.net import aws, guard
 from evoflask.outbox import Configured, LaneConfig, Outbox, verbs
@@ -173,8 +173,8 @@ def list_instances(
     outbox: str | None = None,
     number: str | None = None,
 ) -> list[State]:
-    """Live instances in the order of their creation. A None does not restrict."""
-    where = Instance.deleted_at.is_null()
+    """Live instances of tenants in the order of their creation. A None does not restrict."""
+    where = Instance.deleted_at.is_null() & (Instance.name != OPERATOR)
     for column, value in (
         (Instance.token_sha256, token_sha256),
         (Instance.name, name),
@@ -189,8 +189,8 @@ def list_instances(
 
 
 def read_route(name: str) -> Route | None:
-    """A live instance as an emit sees it."""
-    state = find(name)
+    """A live instance as an emit sees it; the hidden one too."""
+    state = next(iter(_states(_live(name))), None) if name == OPERATOR else find(name)
     if state is None:
         return None
     row = state.instance
@@ -451,6 +451,55 @@ class Configuration:
             flag.where(Subscription.id == stored.id).execute()
             _note(by, "lane.pause" if stopped else "lane.resume", change.row, subscription)
         return change.subscription(subscription)
+
+    def disable_failing(self, lane: str, still: Callable[[], bool]) -> Subscription | None:
+        """Disable the subscription of a lane, whose backlog stays. None: it is gone, or not
+        failing any more: `still` is asked at the last moment, and once more when Redis knows,
+        so that a success which came between undoes it. Raises `Unavailable`."""
+        stored = self._enable(lane, False, still)
+        if stored is not None and not still():
+            self._enable(lane, True, lambda: True)
+            return None
+        return stored
+
+    def _enable(self, lane: str, enabled: bool, may: Callable[[], bool]) -> Subscription | None:
+        """Not through `_write`: another version would say that somebody mended it."""
+        home = Subscription.select(Subscription, Instance).join(Instance)
+        with db.writing():
+            stored: Subscription | None = home.where(
+                (Subscription.lane == lane) & Instance.deleted_at.is_null()
+            ).first()
+            if stored is None or not may():
+                return None
+            change = Subscription.update(enabled=enabled, updated_at=time.time())
+            change.where(Subscription.id == stored.id).execute()
+            _raise_revision(stored.instance)
+        self._tell(stored.instance)
+        return stored
+
+    def set_operator(self, url: str, secret: str) -> bool:
+        """Bring the hidden instance that tells the operator in line with the settings: made
+        when there is a URL, disabled when there is none. Whether something changed. Raises
+        `Unavailable`."""
+        with db.writing():
+            row: Instance | None = Instance.select().where(_live(OPERATOR)).first()
+            if row is None and not url:
+                return False
+            if row is None:
+                nobody = sha256(secrets.token_hex(32))
+                row = Instance.create(name=OPERATOR, token_sha256=nobody, integration="EVOLUTION")
+            stored = _subscriptions(row).get(OPERATOR[1:])
+            given = {"enabled": bool(url), "url": url or None, "secret": secret or None}
+            # By tenant, in the order in which things happened to it.
+            patch = Patch("webhook", given | {"orderBy": "data.instance"}, "")
+            old = fields_of(stored) if stored else None
+            merged = schemas.merge(patch, old, None)
+            if merged == old:
+                return False
+            _write(row, OPERATOR[1:], "webhook", merged, stored)
+            _raise_revision(row)
+        self._tell(row)
+        return True
 
     def remove(self, name: str, subscription: str, *, by: str | None = None) -> int:
         """Delete a subscription. Returns how many deliveries were discarded.

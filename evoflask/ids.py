@@ -11,6 +11,9 @@ from uuid import UUID
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", re.ASCII)
 """Names of instances and subscriptions."""
 
+OPERATOR = "_operator"
+"""The hidden instance that tells the operator: no tenant's name, `NAME` has none like it."""
+
 EVENT_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 """Ids of events: printable ASCII without space."""
 

@@ -19,6 +19,7 @@ from evoflask import bell, configuration, envelope, routing
 from evoflask.configuration import Configuration, State
 from evoflask.envelope import Event
 from evoflask.errors import Conflict, NotFound, OutboxFull, Unauthorized, Unavailable
+from evoflask.ids import OPERATOR
 from evoflask.outbox import Appended, Limits, NewEntry, Outbox, verbs
 from evoflask.outbox.members import key_hash
 from evoflask.outbox.timetable import Timetable
@@ -136,6 +137,16 @@ class EventManager:
 
         Raises `NotFound`, `Unauthorized`, `OutboxFull`, `OutboxDown`, `DatabaseDown`.
         """
+        if name == OPERATOR:
+            raise _refusal(name, may)
+        return self._accept(name, events, may)
+
+    def tell_operator(self, events: Sequence[Event]) -> None:
+        """Accept events of the hidden instance. Raises as `accept` does; `NotFound`: nobody
+        wants to be told."""
+        self._accept(OPERATOR, events, _everybody)
+
+    def _accept(self, name: str, events: Sequence[Event], may: May) -> list[Accepted]:
         route = self._routes.get(name)
         for _ in range(3):
             if route is None or not may(route.token_sha256):
@@ -156,6 +167,8 @@ class EventManager:
 
     def check(self, name: str, may: May) -> None:
         """Raises what `accept` would for the name and the caller alone."""
+        if name == OPERATOR:
+            raise _refusal(name, may)
         route = self._routes.get(name)
         if route is None or not may(route.token_sha256):
             route = self._routes.load(name)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import ipaddress
@@ -138,6 +139,17 @@ def origins(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", each, re.ASCII):
             raise ValueError(f"must be a list of origins, and {each!r} is none")
     return found
+
+
+def signing_secret(text: str) -> str:
+    """A reader of a secret that webhooks are signed with. Its complaint never shows it."""
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+    return text
 
 
 def schedule(text: str) -> tuple[float, ...]:
@@ -467,6 +479,46 @@ class Settings:
             "letters",
         ),
     )
+    auto_disable_failures: int = _field(
+        0,
+        About(
+            "AUTO_DISABLE_FAILURES",
+            "After so many failed attempts without a success between them a subscription is "
+            "disabled, its backlog kept; 0: never.",
+            whole(0, 1_000_000),
+            "attempts",
+        ),
+    )
+    auto_disable_seconds: int = _field(
+        86_400,
+        About(
+            "AUTO_DISABLE_SECONDS",
+            "The first of them must be so long ago, at least.",
+            whole(0, 31_536_000),
+            "seconds",
+        ),
+    )
+    operator_webhook_url: str = _field(
+        "",
+        About(
+            "OPERATOR_WEBHOOK_URL",
+            "Who is told that a subscription fails, pauses, is disabled, recovers, or has new "
+            "dead letters. `WEBHOOK_ALLOW_NETWORKS` counts for it too.",
+            url("http", "https"),
+            default="nobody",
+        ),
+        secret=True,
+    )
+    operator_webhook_secret: str = _field(
+        "",
+        About(
+            "OPERATOR_WEBHOOK_SECRET",
+            "What these are signed with, `whsec_...` as of any webhook.",
+            signing_secret,
+            default="they are not signed",
+        ),
+        secret=True,
+    )
     log_level: str = _field(
         "info",
         About(
@@ -650,7 +702,9 @@ class Settings:
         """What must never be printed: the global key and what lets in inside URLs, as it is
         written there and decoded. The longest first: one may be a part of another."""
         urls = [self.redis_url, self.rq_redis_url, self.database_url, self.rabbitmq_uri]
+        urls.append(self.operator_webhook_url)
         found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
+        found.add(self.operator_webhook_secret)
         for each in map(urlsplit, _NEXT_URL.split(self.nats_uri)):
             # A user without a password is a token.
             found.add(each.username or "" if each.password is None else each.password)

@@ -19,6 +19,7 @@ from evoflask.deadletters.reading import (
     count,
     find,
     get,
+    newest,
     reasons,
     refuse_websocket,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "find",
     "forget",
     "get",
+    "newest",
     "plan",
     "reasons",
     "refuse_websocket",

@@ -188,6 +188,14 @@ def get(letter: int, instances: Sequence[int] | None = None) -> DeadLetter:
     return row
 
 
+def newest(lane: str) -> DeadLetter | None:
+    """Of a lane's letters the one whose event was accepted last, without its body."""
+    with db.translate():
+        query = DeadLetter.select(*_SMALL).where(DeadLetter.lane == lane)
+        found: DeadLetter | None = query.order_by(DeadLetter.entry.desc()).first()
+    return found
+
+
 def no_letter(letter: int) -> NotFound:
     """The one 404."""
     return NotFound(f"There is no dead letter {letter}.")

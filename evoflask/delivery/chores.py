@@ -13,9 +13,12 @@ from collections.abc import Callable
 import redis
 
 from evoflask import attempts, auditlog, bell, configuration, db, deadletters, health, models
+from evoflask.configuration import Configuration
+from evoflask.delivery.watch import Watch
 from evoflask.errors import EvoflaskError
 from evoflask.ids import random_id
 from evoflask.log import Repeats
+from evoflask.manager import EventManager
 from evoflask.mirror import Mirror
 from evoflask.outbox import Outbox, connect, totals, verbs
 from evoflask.outbox.timetable import Lease, Timetable
@@ -65,6 +68,9 @@ class Chores:
             db.connect(settings)
         self._outbox = Outbox(connect(settings.redis_url, connections=4))
         self._bells = bell.connect(settings.rq_redis_url)
+        changes = Configuration(self._outbox, settings)
+        manager = EventManager(self._outbox, settings, self._bells, changes)
+        self._watch = Watch(settings, self._outbox, changes, manager)
         self._lease = Lease(self._outbox, random_id(), LEASE)
         self._timetable = Timetable(self._outbox)
         self._mirror = Mirror(self._bells, SINK_NAMES, settings.deadletter_mirror)
@@ -89,6 +95,8 @@ class Chores:
         self._do("attempts", lambda: self._each(partitions, self._log))
         self._do("forget attempts", self._forget_attempts)
         self._do("retire", self._retire)
+        self._do("operator", self._watch.prepare)
+        self._do("watch", lambda: self._each(partitions, self._watch_partition))
         self._do("tombstones", self._tombstones)
         self._do("audit-log", self._audit_log)
         if time.monotonic() >= self._mirror_again:
@@ -191,6 +199,12 @@ class Chores:
                     "memory is short, and more than a fair share waited here",
                 )
                 self._expire_lane(partition, lane, limit)
+
+    # -- what people are told ----------------------------------------------------------------
+
+    def _watch_partition(self, partition: int) -> None:
+        self._watch.look(partition)
+        self._watch.letters(partition)
 
     # -- what ended --------------------------------------------------------------------------
 

@@ -556,10 +556,11 @@ class Drain:
         """What must not be tried is given up, as what it is."""
         age = time.time() + self._offset - at_of(item.member)
         if load.delivery is None:
-            ended = outcomes.given_up(item, "missing", "", "the entry is not on the outbox")
+            gone = "the entry is not on the outbox"
+            ended = outcomes.given_up(item, "missing", "", gone, tried=False)
         elif age > self._settings.lane_backlog_seconds:
             limit = f"waited longer than {self._settings.lane_backlog_seconds:g} seconds"
-            ended = outcomes.given_up(item, "expired", "", limit)
+            ended = outcomes.given_up(item, "expired", "", limit, tried=False)
         else:
             return False
         self._loop.call_soon(self._close, lane, item, ended)
@@ -617,7 +618,7 @@ class Drain:
         outcomes.count(lane.totals, lane.station.name, attempt, now - at_of(item.member))
         if attempt.outcome is not Outcome.DELIVERED and lane.changed_since(item):
             # What the old destination said means nothing for the one that there is now.
-            ended = Ended("r", item.member, item.tries + 1)
+            ended = Ended("r", item.member, item.tries + 1, tried=False)
         else:
             lane.note(item, attempt, now=now, threshold=self._settings.breaker_threshold)
             ended = outcomes.conclude(item, attempt, lane.policies.retries, luck=random.random())

@@ -29,10 +29,10 @@ def conclude(item: Item, attempt: Attempt, policy: Policy, *, luck: float) -> En
     return given_up(item, decision.reason, attempt.code, attempt.detail)
 
 
-def given_up(item: Item, reason: str, code: str, detail: str) -> Ended:
+def given_up(item: Item, reason: str, code: str, detail: str, *, tried: bool = True) -> Ended:
     """A delivery that ends as a letter."""
     why = orjson.dumps({"reason": reason, "code": code, "detail": detail[:DETAIL]}).decode()
-    return Ended("x", item.member, item.tries + 1, why=why)
+    return Ended("x", item.member, item.tries + 1, why=why, tried=tried)
 
 
 def breaker_facts(state: State) -> dict[str, str | int]:

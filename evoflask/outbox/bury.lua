@@ -1,6 +1,7 @@
 -- bury: the letters are written, so their entries leave `dying` and are counted dead.
 --
 --   dying:<s>  hash  - members     graves  set      lane:<s>  hash  books      totals
+--   buried     hash  letters that the operator was not told of, by lane
 --   outbox:<i>, body:<i>:<e>   - entries past retention that nobody has any more
 --
 -- Atomic because an entry is dying or in the books as dead, never both or neither.
@@ -17,6 +18,7 @@ end
 if call('HLEN', P .. 'dying:' .. s) == 0 then call('SREM', P .. 'graves', s) end
 if h.sink then
   book(s, h.sink, 'dead', #off)
+  if #off > 0 then call('HINCRBY', P .. 'buried', s, #off) end
   release(h.i, off)
 end
 return #off

@@ -3,6 +3,7 @@
 --   config:<i>  hash  revision, epoch, lanes, tombstone     lane:<s>  hash  flags
 --   waiting:<s>, dying:<s>, tries:<s>  set aside when their lane is destroyed
 --   gone:<s>:waiting|dying  keys, sweep  set                due, alone, oldest, weight, graves
+--   failing  zset, buried  hash  - a destroyed lane
 --   feed, fed   stream, string  + one line where an instance that was known changes
 --
 -- Atomic because a lane is there for append and take, or not, and because the count that a
@@ -44,6 +45,8 @@ local function set_aside(s, sink)
   call('UNLINK', P .. 'tries:' .. s, P .. 'lane:' .. s)
   for _, z in ipairs({ 'due:', 'alone:', 'oldest:' }) do call('ZREM', P .. z .. sink, s) end
   call('SREM', P .. 'graves', s)
+  call('ZREM', P .. 'failing', s)
+  call('HDEL', P .. 'buried', s)
   out[#out + 1] = s
   out[#out + 1] = n
 end
@@ -83,7 +86,8 @@ for _, l in ipairs(lanes) do
   if version and tonumber(version) ~= tonumber(l[6]) then
     -- The subscription was changed: what failed may work now, so the pause ends and the
     -- next retries (a bounded number) need not wait for their dates.
-    call('HDEL', key, 'until', 'failures', 'pauses', 'last_entry')
+    call('HDEL', key, 'until', 'failures', 'pauses', 'last_entry', 'fails', 'since')
+    if call('HEXISTS', key, 'told') == 1 then call('HSET', key, 'told', 'changed') end
     local later = call('ZRANGEBYSCORE', P .. 'waiting:' .. s, '(' .. NOW, '+inf', 'LIMIT', 0, 1000)
     for _, member in ipairs(later) do call('ZADD', P .. 'waiting:' .. s, 'XX', NOW, member) end
   end

@@ -13,7 +13,9 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:tries:<s>         hash     entries that failed: how often
     evo:{pN}:dying:<s>         hash     entries given up: tries and reason, until their letter
     evo:{pN}:graves            set      lanes with something in dying
-    evo:{pN}:lane:<s>          hash     hold, flags, breaker, last error, losses, books, pace
+    evo:{pN}:lane:<s>          hash     hold, flags, breaker, last error, losses, books, pace, fails
+    evo:{pN}:failing           zset     lanes whose attempts fail, by when the clock looks at them
+    evo:{pN}:buried            hash     letters that the operator was not told of, by lane
     evo:{pN}:due:<sink>        zset     lanes by when to look at them next
     evo:{pN}:alone:<sink>      zset     the same for lanes that lost three holds in a row
     evo:{pN}:oldest:<sink>     zset     lanes by the age of their oldest entry

@@ -77,7 +77,8 @@ local function date(s, h, first)
 end
 
 local function lane(s)
-  local f = { 'i', 'sink', 'on', 'stop', 'token', 'end', 'until', 'lost', 'wait', 'hungry' }
+  local f = { 'i', 'sink', 'on', 'stop', 'token', 'end', 'until', 'lost', 'wait', 'hungry',
+    'fails', 'told' }
   local v = call('HMGET', P .. 'lane:' .. s, unpack(f))
   local h = {}
   for n = 1, #f do h[f[n]] = v[n] or nil end

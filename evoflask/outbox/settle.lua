@@ -4,6 +4,7 @@
 --   tries:<s> hash  how often an entry failed   dying:<s>, graves  what is given up
 --   outbox:<i>, body:<i>:<e>   - entries past retention that nobody has any more
 --   due:<sink>, oldest:<sink>, weight, weighing, totals
+--   failing   zset  + the lane when its attempts fail, or work again and somebody was told
 --
 -- Atomic because a delivery is on the lane, dying or settled, and exactly one of them; and
 -- because the books move by what really left the lane.
@@ -12,6 +13,7 @@
 --       mark ('' none), number of facts, fact name, fact value ... (breaker, last error),
 --       number of totals, name, n, ... then outcomes: kind, member, attempt, x
 --         d delivered · r retry (x: ms from now) · x dead (x: reason as JSON)
+--         R, X: the same, but nothing was tried, or not there: no fault of the destination
 -- Answers {'lost'} or {'ok', now ms, due now (1|0), applied, ids, active (1|0), revision,
 -- epoch}; a lane that was stopped meanwhile is not active and hands out nothing.
 
@@ -52,6 +54,7 @@ a = a + counts * 2 + 1
 local members = {}
 for o = a, #ARGV, 4 do members[#members + 1] = ARGV[o + 1] end
 local off, freed, delivered, applied, retried, delays = {}, 0, 0, 0, 0, {}
+local faults = 0 -- attempts that failed after the last one that did not
 if #members > 0 then
   local there = call('ZMSCORE', waiting, unpack(members))
   local tries = call('HMGET', P .. 'tries:' .. s, unpack(members))
@@ -62,10 +65,11 @@ if #members > 0 then
     if there[n] and kind == 'd' then
       off[#off + 1] = member
       freed = freed + size_of(member)
-      delivered, applied = delivered + 1, applied + 1
+      delivered, applied, faults = delivered + 1, applied + 1, 0
     elseif there[n] and before == attempt - 1 then
       applied = applied + 1
-      if kind == 'r' then
+      if kind == 'r' or kind == 'x' then faults = faults + 1 end
+      if string.lower(kind) == 'r' then
         delays[#delays + 1] = NOW + tonumber(ARGV[o + 3])
         delays[#delays + 1] = member
         call('HSET', P .. 'tries:' .. s, member, attempt)
@@ -92,6 +96,21 @@ if #members > 0 then
 end
 if applied > 0 then
   for n = at + 1, at + counts * 2, 2 do call('HINCRBY', P .. 'totals', ARGV[n], ARGV[n + 1]) end
+end
+
+-- For the clock (failing.lua): how often attempts failed since the last success, and since when.
+-- Here, because a success must undo it in the moment in which it counts.
+if delivered > 0 and (h.fails or h.told) then
+  call('HDEL', key, 'fails', 'since')
+  if h.told then
+    call('HSET', key, 'well', NOW)
+    call('ZADD', P .. 'failing', NOW, s)
+  end
+end
+if faults > 0 then
+  call('HINCRBY', key, 'fails', faults)
+  call('HSETNX', key, 'since', NOW)
+  call('ZADD', P .. 'failing', 'NX', NOW, s)
 end
 
 local ids, active = {}, h.on == '1' and h.stop ~= '1'

@@ -122,6 +122,16 @@ class Timetable:
         """Lanes with something in `dying`, in no order, so that none comes first always."""
         return self._members(keys.of(partition, "graves"), n)
 
+    def buried(self, partition: int, n: int) -> dict[str, int]:
+        """Letters that the operator was not told of, by lane; of `n` lanes, in no order."""
+        key = keys.of(partition, "buried")
+        flat: Any = self._outbox.ask(lambda r: r.hrandfield(key, n, withvalues=True))
+        return {s.decode(): int(k) for s, k in zip(flat[::2], flat[1::2], strict=True)}
+
+    def forget_buried(self, partition: int) -> None:
+        """There is nobody to tell."""
+        self._outbox.write("UNLINK", keys.of(partition, "buried"))
+
     def sweeping(self) -> bool:
         """Whether something that was set aside is not swept yet."""
         return any(

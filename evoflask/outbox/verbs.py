@@ -233,6 +233,9 @@ class Ended:
     """Seconds until the next try, for `r`."""
     why: str = ""
     """JSON with reason, code and detail, for `x`."""
+    tried: bool = True
+    """False: nothing was sent, or to another destination than there is now. Not counted among
+    the lane's failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +301,8 @@ def settle(
         for name, value in pairs.items():
             args += (name, value)
     for e in ended:
-        args += (e.kind, e.member, e.attempt, e.why if e.kind == "x" else _ms(e.delay))
+        kind = e.kind if e.tried else e.kind.upper()
+        args += (kind, e.member, e.attempt, e.why if e.kind == "x" else _ms(e.delay))
     return _call("settle", partition, args, _read_settle)
 
 
@@ -378,6 +382,63 @@ def expire(partition: int, lane: str, limit: Backlog, *, n: int) -> Call[tuple[i
         limit.bytes_detail or f"more than {limit.bytes} bytes were waiting",
     )
     return _call("expire", partition, args, lambda a: (a[0], a[1] == 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A lane whose attempts fail, or work again. Dates are Unix seconds."""
+
+    lane: str
+    outbox: str
+    works: bool
+    """Enabled, and not stopped by an operator."""
+    fails: int
+    """Attempts that failed since the last success."""
+    since: float
+    """When the first of them did."""
+    until: float
+    """When its pause ends; 0: it has none."""
+    told: str
+    """What the operator was told last; "": nothing since it last worked, `changed`: nothing
+    since somebody changed the subscription."""
+    well: float
+    """When it worked again after the operator was told; 0: it did not."""
+    error: str
+    """The last one, in words."""
+
+
+def failing(partition: int, *, n: int, again: float) -> Call[tuple[float, list[Failing]]]:
+    """(Redis' clock, lanes that fail or recovered), at most `n`, each looked at again after so
+    many seconds."""
+
+    def read(answer: Any) -> tuple[float, list[Failing]]:
+        found = [
+            Failing(
+                lane=_text(row[0]),
+                outbox=_text(row[1]),
+                works=row[2] == 1,
+                fails=row[3],
+                since=row[4] / 1000,
+                until=row[5] / 1000,
+                told=_text(row[6]),
+                well=row[7] / 1000,
+                error=_text(row[8]),
+            )
+            for row in answer[1:]
+        ]
+        return answer[0] / 1000, found
+
+    return _call("failing", partition, (n, _ms(again)), read)
+
+
+def tell(partition: int, lane: str, what: str) -> Call[bool]:
+    """Note what the operator was told of a lane; "": that it works again."""
+    return _call("tell", partition, (lane, what), lambda answer: answer == 1)
+
+
+def reported(partition: int, lane: str, letters: int) -> Call[int]:
+    """The operator was told of so many letters of the lane; how many came meanwhile."""
+    return _call("reported", partition, (lane, letters), int)
 
 
 def sweep(partition: int, *, n: int = 500) -> Call[int]:
