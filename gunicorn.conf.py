@@ -19,7 +19,7 @@ try:
 except Misconfigured as error:
     sys.exit(log.refuse(error))
 
-log.configure(_settings.log_level, _settings.secrets())
+log.configure(_settings.log_level, _settings.secrets(), _settings.log_format)
 
 
 class _Logger(Logger):

@@ -2,9 +2,12 @@
 
     at=2026-01-31T12:00:00.123Z level=info logger=evoflask.web pid=7 msg="listening" port=8080
 
-Modules say `log = logging.getLogger(__name__)`; what is worth a field of its own goes in
-`extra`. Payloads are never logged. The last door, `redact`, goes over the finished line:
-whatever a foreign library put into an exception, keys and passwords do not get out.
+With `LOG_FORMAT=json` it is an object with the same names. Modules say
+`log = logging.getLogger(__name__)`; what is worth a field of its own goes in `extra`; ids are
+always named `event_id`, `event`, `instance`, `subscription`, `sink`, `attempt`. Payloads are
+never logged, nor what a destination answered, which may repeat one. The last door, `redact`, goes
+over the finished line (of JSON, over each value): whatever a foreign library put into an
+exception, keys and passwords do not get out.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from evoflask.errors import EvoflaskError, Misconfigured
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_SECRET_NAME = re.compile(r"api[-_]?key|authorization|password|secret|token", re.I)
+"""A field with such a word in its name is not shown, whatever it is."""
 
 _HIDDEN: Sequence[tuple[re.Pattern[str], str]] = (
     # user and password of a URL; the greedy first part takes a password with an @ in it too
@@ -54,6 +60,11 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
+        fields = self._fields(record)
+        line = " ".join(f"{name}={_value(value)}" for name, value in fields.items())
+        return redact(line, self._secrets)
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, object]:
         fields: dict[str, object] = {
             "at": _utc(record.created),
             "level": record.levelname.lower(),
@@ -66,8 +77,28 @@ class Lines(logging.Formatter):
             fields |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
         if record.exc_info:
             fields["exc"] = self.formatException(record.exc_info)
-        line = " ".join(f"{name}={_value(value)}" for name, value in fields.items())
-        return redact(line, self._secrets)
+        return fields
+
+
+class JsonLines(Lines):
+    """Writes a record as one JSON object on a line, in ASCII."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        shown = {name: self._shown(name, v) for name, v in self._fields(record).items()}
+        return json.dumps(shown)
+
+    def _shown(self, name: str, value: object) -> object:
+        if _SECRET_NAME.search(name):
+            return "***"
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        # Before JSON escapes it: a secret with a quote in it would else pass.
+        return redact(str(value), self._secrets)
+
+
+FORMATS: dict[str, type[Lines]] = {"text": Lines, "json": JsonLines}
+"""What `LOG_FORMAT` may say."""
 
 
 def _utc(at: float) -> str:
@@ -81,13 +112,13 @@ def _value(value: object) -> str:
     return text if re.fullmatch(r"[\w.:/+@\-]+", text) else json.dumps(text)
 
 
-def configure(level: str, secrets: Iterable[str] = ()) -> None:
+def configure(level: str, secrets: Iterable[str] = (), form: str = "text") -> None:
     """Makes stderr the one place where this process logs. May be called again.
 
-    `level`: a word of `LOG_LEVEL`; `secrets`: `Settings.secrets()`.
+    `level`: a word of `LOG_LEVEL`; `secrets`: `Settings.secrets()`; `form`: `LOG_FORMAT`.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines(secrets))
+    handler.setFormatter(FORMATS[form](secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -135,3 +166,33 @@ class Repeats:
         if self._last:
             self._logger.info(message)
         self._last = None
+
+
+class Bounded:
+    """Lines of which there may be thousands a second: `most` a second are written, the others
+    counted, and their count is told with the next one."""
+
+    def __init__(self, logger: logging.Logger, level: int, message: str, most: int = 20) -> None:
+        self._logger = logger
+        self._level = level
+        self._message = message
+        self._most = most
+        self._began = -1.0
+        self._written = 0
+        self._left_out = 0
+
+    def tell(self, facts: Callable[[], dict[str, object]]) -> None:
+        """Writes one. `facts`: its fields, asked for only where they are written. From any
+        thread; two at once may write one more."""
+        if not self._logger.isEnabledFor(self._level):
+            return
+        now = time.monotonic()
+        if now - self._began >= 1:
+            self._began, self._written = now, 0
+        if self._written >= self._most:
+            self._left_out += 1
+            return
+        self._written += 1
+        left_out, self._left_out = self._left_out, 0
+        more: dict[str, object] = {"left_out": left_out} if left_out else {}
+        self._logger.log(self._level, self._message, extra=facts() | more)

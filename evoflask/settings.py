@@ -527,6 +527,14 @@ class Settings:
             one_of("debug", "info", "warning", "error"),
         ),
     )
+    log_format: str = _field(
+        "text",
+        About(
+            "LOG_FORMAT",
+            "How: text, a line of `name=value`, or json, a line with an object.",
+            one_of("text", "json"),
+        ),
+    )
     web_concurrency: int = _field(
         2, About("WEB_CONCURRENCY", "Web worker processes.", whole(1, 256), "processes")
     )

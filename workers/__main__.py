@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         served = serve(arguments)
     except Misconfigured as error:
         return evoflask.log.refuse(error)
-    evoflask.log.configure(settings.log_level, settings.secrets())
+    evoflask.log.configure(settings.log_level, settings.secrets(), settings.log_format)
     _allow_files()
     jobs.requeue = Letters(settings).requeue
     return Shell(Fleet(settings, served), settings.rq_redis_url, served).run()

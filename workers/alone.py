@@ -30,7 +30,7 @@ async def _run(drain: Drain, parent: int) -> None:
 def main() -> None:
     """The command."""
     settings = Settings.from_env(os.environ)
-    evoflask.log.configure(settings.log_level, settings.secrets())
+    evoflask.log.configure(settings.log_level, settings.secrets(), settings.log_format)
     asyncio.run(_run(Drain(settings, sys.argv[2:], alone=True), int(sys.argv[1])))
 
 

@@ -123,7 +123,7 @@ def main() -> int:
         settings = Settings.from_env(os.environ)
     except Misconfigured as error:
         return evoflask.log.refuse(error)
-    evoflask.log.configure(settings.log_level, settings.secrets())
+    evoflask.log.configure(settings.log_level, settings.secrets(), settings.log_format)
     from evoflask.delivery import chores, operator
 
     Beside(lambda: operator.Operator(settings)).start()

@@ -6,15 +6,19 @@ harmlessly: (lane, entry) is unique.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 import orjson
 
 from evoflask import db
+from evoflask.log import Bounded
 from evoflask.models import DeadLetter, Instance, Subscription
 from evoflask.outbox import Outbox, entries, verbs
 from evoflask.outbox.entries import Dying
+
+_written = Bounded(logging.getLogger(__name__), logging.INFO, "a dead letter was written")
 
 BURY = 100
 BURY_BYTES = 4 * 1024 * 1024
@@ -43,7 +47,18 @@ def _write(lane: str, dying: list[Dying]) -> bool:
     rows = [_row(home, lane, d) for d in dying]
     with db.writing():
         DeadLetter.insert_many(rows).on_conflict_ignore().execute()
+    for row in rows:
+        _written.tell(lambda row=row: _log_facts(row))  # type: ignore[misc]
     return True
+
+
+def _log_facts(row: dict[str, Any]) -> dict[str, object]:
+    named = ("event_id", "event", "sink", "reason", "code", "tries")
+    return {
+        "instance": row["instance_name"],
+        "subscription": row["subscription_name"],
+        **{name: row[name] for name in named},
+    }
 
 
 def home_of(lane: str) -> Subscription | None:

@@ -36,7 +36,7 @@ from evoflask.delivery.slots import Slot
 from evoflask.delivery.trials import Trials
 from evoflask.errors import DatabaseDown, Unavailable
 from evoflask.ids import random_id
-from evoflask.log import Repeats
+from evoflask.log import Bounded, Repeats
 from evoflask.outbox import AsyncOutbox, Ended, Held, Settled, Want, connect_async, verbs
 from evoflask.outbox.members import at_of
 from evoflask.outbox.verbs import Call
@@ -131,6 +131,7 @@ class Drain:
         self._child: asyncio.subprocess.Process | None = None
         self._attempts = Attempts(settings.attempts_log)
         self._failures = Repeats(log, expected=(Unavailable,))
+        self._failed = Bounded(log, logging.DEBUG, "an attempt failed")
 
     # -- life --------------------------------------------------------------------------------
 
@@ -622,6 +623,9 @@ class Drain:
         else:
             lane.note(item, attempt, now=now, threshold=self._settings.breaker_threshold)
             ended = outcomes.conclude(item, attempt, lane.policies.retries, luck=random.random())
+        if attempt.outcome is not Outcome.DELIVERED:
+            delivery = item.load.delivery  # type: ignore[attr-defined]
+            self._failed.tell(lambda: outcomes.log_facts(lane.settings, delivery, attempt, ended))
         self._close(lane, item, ended)
 
     def _close(self, lane: Lane, item: Item, ended: Ended) -> None:

@@ -6,13 +6,14 @@ from bisect import bisect_left
 
 import orjson
 
+from evoflask.configuration import LaneSettings
 from evoflask.delivery import retry
 from evoflask.delivery.breaker import State
 from evoflask.delivery.lanes import Item
 from evoflask.delivery.retry import Again, Done, Policy
 from evoflask.outbox.totals import BUCKETS
 from evoflask.outbox.verbs import Ended
-from evoflask.sinks.base import Attempt, Outcome
+from evoflask.sinks.base import Attempt, Delivery, Outcome
 
 DETAIL = 300
 """Characters of a reason that are kept."""
@@ -49,6 +50,24 @@ def error_facts(attempt: Attempt, now: float) -> dict[str, str | int]:
     """What a person sees of a lane's last failure."""
     words = " ".join(w for w in (attempt.outcome.value, attempt.code, attempt.detail) if w)
     return {"error": words[:DETAIL], "errat": round(now * 1000)}
+
+
+def log_facts(
+    settings: LaneSettings, delivery: Delivery, attempt: Attempt, ended: Ended
+) -> dict[str, object]:
+    """A failed attempt as fields of a line. Not what the destination answered: it may repeat
+    what it was sent."""
+    return {
+        "event_id": delivery.event_id,
+        "event": delivery.event,
+        "instance": settings.instance_name,
+        "subscription": settings.subscription_name,
+        "sink": settings.target.sink,
+        "attempt": ended.attempt,
+        "outcome": attempt.outcome.value,
+        "code": attempt.code,
+        "next": f"in {ended.delay:.1f} s" if ended.kind == "r" else "dead",
+    }
 
 
 def count(totals: dict[str, int], sink: str, attempt: Attempt, latency: float) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 import pytest
 
-from evoflask.log import Lines, Repeats, redact
+from evoflask.log import Bounded, JsonLines, Lines, Repeats, redact
 
 
 def line(message: str, *args: object, name: str = "evoflask.test", **extra: Any) -> str:
@@ -97,3 +98,68 @@ def test_a_failure_that_repeats_is_told_once_and_again_when_it_changes(
 
     told = [record.getMessage() for record in caplog.records]
     assert told == ["failed: OSError: a", "failed: OSError: b", "works"]
+
+
+def as_json(message: str, *args: object, name: str = "evoflask.test", **extra: Any) -> Any:
+    record = logging.LogRecord(name, logging.INFO, "f", 1, message, args, None)
+    vars(record).update(extra)
+    text = JsonLines(["the-global-key", 'pass"word']).format(record)
+    assert len(text.splitlines()) == 1
+    assert text.isascii()
+    assert text.isprintable()
+    return json.loads(text)
+
+
+def test_a_record_may_be_a_json_object() -> None:
+    found = as_json("sent %d", 3, event_id="e1", attempt=2, rate=0.5, ok=True, until=None)
+
+    assert found.pop("at").startswith("20")
+    assert isinstance(found.pop("pid"), int)
+    assert found == {
+        "level": "info", "logger": "evoflask.test", "msg": "sent 3", "event_id": "e1",
+        "attempt": 2, "rate": 0.5, "ok": True, "until": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("evil", ["a\nb", '"}', "\u2028", "\x1b[2J", "é", "\ud800", "token=5}"])
+def test_whatever_stands_in_a_field_the_line_is_json(evil: str) -> None:
+    assert as_json(evil, instance=evil)["level"] == "info"
+
+
+def test_secrets_are_hidden_in_json_too() -> None:
+    found = as_json(
+        "redis://:hunter2@host",
+        got="the-global-key",
+        quoted='has pass"word in it',
+        apikey="hunter2",
+    )
+
+    assert not {"hunter2", "the-global-key", "pass"} & set(
+        json.dumps(found).replace('"', " ").split()
+    )
+    assert found["apikey"] == "***"
+    assert found["msg"] == "redis://***@host"
+
+
+def test_a_flood_of_lines_is_bounded_and_what_was_left_out_is_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("evoflask.log.time.monotonic", lambda: now)
+    lines = Bounded(logging.getLogger("evoflask.test"), logging.INFO, "dead", most=3)
+
+    with caplog.at_level(logging.INFO, "evoflask.test"):
+        for n in range(10):
+            lines.tell(lambda n=n: {"event_id": n})  # type: ignore[misc]
+        now += 1
+        lines.tell(lambda: {"event_id": 10})
+
+    assert [vars(record)["event_id"] for record in caplog.records] == [0, 1, 2, 10]
+    assert vars(caplog.records[-1])["left_out"] == 7
+
+
+def test_facts_of_lines_that_nobody_wants_are_not_asked_for() -> None:
+    logger = logging.getLogger("evoflask.quiet")
+    logger.setLevel(logging.WARNING)
+
+    Bounded(logger, logging.INFO, "dead").tell(lambda: pytest.fail("asked"))
