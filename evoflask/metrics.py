@@ -1,4 +1,5 @@
 """`/metrics`: what Redis counts, in Prometheus' text format. Never a label per instance.
+`docs/metrics.md` lists each of them: a test compares.
 
 Everything is read when it is asked for and nothing is counted in this process, so the answer
 is the same from every web process.
@@ -110,6 +111,16 @@ def _deliveries(totals: Totals, sinks: Sequence[str]) -> Iterator[Metric]:
     for sink in sinks:
         retired.add_metric([sink], totals.of(sink, "retired"))
     yield retired
+    yield GaugeMetricFamily(
+        "evoflask_subscriptions_failing",
+        "Subscriptions with a failed attempt and no success since.",
+        value=totals.failing,
+    )
+    yield CounterMetricFamily(
+        "evoflask_subscriptions_disabled",
+        "Subscriptions that failed for too long and were disabled.",
+        value=totals.counters.get("disabled", 0),
+    )
 
 
 def _memory(totals: Totals) -> Iterator[Metric]:

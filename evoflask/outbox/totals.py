@@ -36,10 +36,13 @@ class Totals:
     """Counters since the Redis was made, over all partitions."""
 
     counters: Mapping[str, int]
-    """`accepted`, `unwanted`, `duplicates`, and by sink: `webhook:routed` and the like."""
+    """`accepted`, `unwanted`, `duplicates`, `disabled`, and by sink: `webhook:routed` and its
+    like."""
     oldest: Mapping[str, float]
     """Age in seconds of the oldest event that waits, by sink; only where one waits."""
     memory: Memory
+    failing: int = 0
+    """Lanes with a failed attempt and no success since."""
 
     def of(self, sink: str, what: str) -> int:
         return self.counters.get(f"{sink}:{what}", 0)
@@ -78,6 +81,7 @@ def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
         pipe.info("memory")
         for number in numbers:
             pipe.hgetall(keys.of(number, "totals"))
+            pipe.zcard(keys.of(number, "failing"))
             for sink in sinks:
                 pipe.zrange(keys.of(number, f"oldest:{sink}"), 0, 0, withscores=True)
         found: list[Any] = pipe.execute()
@@ -87,15 +91,17 @@ def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
     now = seconds + micros / 1e6
     counters: Counter[str] = Counter()
     oldest: dict[str, float] = {}
-    width = 1 + len(sinks)
+    failing = 0
+    width = 2 + len(sinks)
     for at in range(0, len(rows), width):
         counters.update({name.decode(): int(n) for name, n in rows[at].items()})
-        for sink, first in zip(sinks, rows[at + 1 : at + width], strict=True):
+        failing += rows[at + 1]
+        for sink, first in zip(sinks, rows[at + 2 : at + width], strict=True):
             if first:
                 age = max(0.0, now - first[0][1] / 1000)
                 oldest[sink] = max(age, oldest.get(sink, 0.0))
     limit = int(memory.get("maxmemory") or 0)
-    return Totals(counters, oldest, Memory(int(memory["used_memory"]), limit))
+    return Totals(counters, oldest, Memory(int(memory["used_memory"]), limit), failing)
 
 
 def add(outbox: Outbox, counts: Mapping[str, int]) -> None:
