@@ -13,7 +13,7 @@ ABREAST := -n 3 --dist loadfile
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-$(STAMP): requirements.txt requirements-dev.txt scripts/prepare
+$(STAMP): requirements.txt requirements-otel.txt requirements-dev.txt scripts/prepare
 	@scripts/prepare
 	@touch $@
 

@@ -8,7 +8,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
-from evoflask import health, log
+from evoflask import health, log, traces
 from evoflask.errors import Misconfigured
 from evoflask.settings import Settings
 
@@ -16,6 +16,7 @@ try:
     _settings = Settings.from_env(os.environ)
     if not _settings.api_key:
         raise Misconfigured("AUTHENTICATION_API_KEY is not set, and there is no server without it.")
+    traces.check(_settings)
 except Misconfigured as error:
     sys.exit(log.refuse(error))
 
@@ -52,9 +53,16 @@ logger_class = _Logger
 
 
 def post_worker_init(worker: ThreadWorker) -> None:
-    """Sockets must hear of a SIGTERM, else the worker would wait for them in vain."""
+    """Sockets must hear of a SIGTERM, else the worker would wait for them in vain. What
+    exports spans is a thread, so it begins after the fork."""
+    traces.configure(_settings, "web")
     registry = worker.wsgi.extensions["evoflask.gateway"]
     registry.alive = lambda: worker.alive
+
+
+def worker_exit(server: object, worker: ThreadWorker) -> None:
+    """Its last spans."""
+    traces.close()
 
 
 def when_ready(server: object) -> None:

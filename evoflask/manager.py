@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
-from evoflask import bell, configuration, envelope, routing
+from evoflask import bell, configuration, envelope, routing, traces
 from evoflask.configuration import Configuration, State
 from evoflask.envelope import Event
 from evoflask.errors import Conflict, NotFound, OutboxFull, Unauthorized, Unavailable
@@ -139,7 +139,15 @@ class EventManager:
         """
         if name == OPERATOR:
             raise _refusal(name, may)
-        return self._accept(name, events, may)
+        if not traces.on():
+            return self._accept(name, events, may)
+        facts: dict[str, str | int] = {"evoflask.instance": name, "evoflask.events": len(events)}
+        if len(events) == 1:
+            facts |= {"evoflask.event_id": events[0].id, "evoflask.event": events[0].name}
+        with traces.accepting(facts) as traceparent:
+            if traceparent:
+                events = [replace(e, meta=traces.stamp(e.meta, traceparent)) for e in events]
+            return self._accept(name, events, may)
 
     def tell_operator(self, events: Sequence[Event]) -> None:
         """Accept events of the hidden instance. Raises as `accept` does; `NotFound`: nobody

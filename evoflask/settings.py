@@ -535,6 +535,15 @@ class Settings:
             one_of("text", "json"),
         ),
     )
+    traces: str = _field(
+        "off",
+        About(
+            "TRACES",
+            "Whether web and workers export traces by OpenTelemetry (requirements-otel.txt); "
+            "where to and how many, `OTEL_*` says, as everywhere.",
+            one_of("on", "off"),
+        ),
+    )
     web_concurrency: int = _field(
         2, About("WEB_CONCURRENCY", "Web worker processes.", whole(1, 256), "processes")
     )

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import evoflask.log
-from evoflask import sinks
+from evoflask import sinks, traces
 from evoflask.delivery.fleet import Fleet
 from evoflask.errors import Misconfigured
 from evoflask.settings import Settings
@@ -26,12 +26,16 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = Settings.from_env(os.environ)
         served = serve(arguments)
+        traces.configure(settings, "worker")
     except Misconfigured as error:
         return evoflask.log.refuse(error)
     evoflask.log.configure(settings.log_level, settings.secrets(), settings.log_format)
     _allow_files()
     jobs.requeue = Letters(settings).requeue
-    return Shell(Fleet(settings, served), settings.rq_redis_url, served).run()
+    try:
+        return Shell(Fleet(settings, served), settings.rq_redis_url, served).run()
+    finally:
+        traces.close()
 
 
 def _allow_files() -> None:

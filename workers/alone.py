@@ -11,6 +11,7 @@ import os
 import sys
 
 import evoflask.log
+from evoflask import traces
 from evoflask.delivery.drain import Drain
 from evoflask.settings import Settings
 
@@ -31,7 +32,9 @@ def main() -> None:
     """The command."""
     settings = Settings.from_env(os.environ)
     evoflask.log.configure(settings.log_level, settings.secrets(), settings.log_format)
+    traces.configure(settings, "alone")
     asyncio.run(_run(Drain(settings, sys.argv[2:], alone=True), int(sys.argv[1])))
+    traces.close()
 
 
 if __name__ == "__main__":

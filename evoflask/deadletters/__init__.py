@@ -19,7 +19,7 @@ from evoflask.deadletters.reading import (
     count,
     find,
     get,
-    newest,
+    newest_of,
     reasons,
     refuse_websocket,
 )
@@ -41,7 +41,7 @@ __all__ = [
     "find",
     "forget",
     "get",
-    "newest",
+    "newest_of",
     "plan",
     "reasons",
     "refuse_websocket",

@@ -188,7 +188,7 @@ def get(letter: int, instances: Sequence[int] | None = None) -> DeadLetter:
     return row
 
 
-def newest(lane: str) -> DeadLetter | None:
+def newest_of(lane: str) -> DeadLetter | None:
     """Of a lane's letters the one whose event was accepted last, without its body."""
     with db.translate():
         query = DeadLetter.select(*_SMALL).where(DeadLetter.lane == lane)

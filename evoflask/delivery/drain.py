@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import orjson
 
-from evoflask import bell, db, sinks
+from evoflask import bell, db, sinks, traces
 from evoflask.configuration import LaneSettings, read_lane_settings
 from evoflask.delivery import breaker, outcomes
 from evoflask.delivery.attempts import EVERY, Attempts
@@ -583,6 +583,8 @@ class Drain:
             at, began = time.time() + self._offset, time.monotonic()
             attempts = await self._deliver(station, batch)
             station.flight_free, seconds = True, time.monotonic() - began
+            if traces.on():
+                _trace(batch, attempts, seconds)
             for (lane, item), attempt in zip(batch, attempts, strict=True):
                 self._attempts.note(lane, item, attempt, at, seconds)
                 self._ended(lane, item, attempt)
@@ -901,6 +903,20 @@ def _in_order(entry: str) -> tuple[int, int]:
     return int(ms), int(seq)
 
 
+def _trace(batch: Sequence[tuple[Lane, Item]], attempts: Sequence[Attempt], seconds: float) -> None:
+    began = time.time_ns() - round(seconds * 1e9)
+    for (lane, item), attempt in zip(batch, attempts, strict=True):
+        delivery = item.load.delivery  # type: ignore[attr-defined]
+        failed = attempt.outcome is not Outcome.DELIVERED
+        traces.delivered(
+            lane.station.name,
+            delivery.traceparent,
+            began,
+            outcomes.trace_facts(lane.settings, delivery, attempt),
+            failed=f"{attempt.outcome} {attempt.code}".strip() if failed else "",
+        )
+
+
 def _delivery(lane: Lane, item: Item, fields: dict[bytes, bytes]) -> Delivery | None:
     data = fields.get(b"data")
     if data is None:
@@ -920,4 +936,5 @@ def _delivery(lane: Lane, item: Item, fields: dict[bytes, bytes]) -> Delivery | 
         origin=meta.get("origin"),
         mark="replay" if "replay" in meta else "",
         again=meta.get("replay", ""),
+        traceparent=meta.get("traceparent"),
     )

@@ -70,6 +70,22 @@ def log_facts(
     }
 
 
+def trace_facts(
+    settings: LaneSettings, delivery: Delivery, attempt: Attempt
+) -> dict[str, str | int]:
+    """An attempt as attributes of a span; nothing of what was sent or answered."""
+    return {
+        "evoflask.event_id": delivery.event_id,
+        "evoflask.event": delivery.event,
+        "evoflask.instance": settings.instance_name,
+        "evoflask.subscription": settings.subscription_name,
+        "evoflask.sink": settings.target.sink,
+        "evoflask.attempt": delivery.tries + 1,
+        "evoflask.outcome": attempt.outcome.value,
+        "evoflask.code": attempt.code,
+    }
+
+
 def count(totals: dict[str, int], sink: str, attempt: Attempt, latency: float) -> None:
     """Add an attempt to the counters that the next settle carries."""
     if attempt.outcome is Outcome.DELIVERED:

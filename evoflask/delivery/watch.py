@@ -18,7 +18,7 @@ import orjson
 
 from evoflask import auditlog, configuration
 from evoflask.configuration import Configuration, LaneSettings
-from evoflask.deadletters import newest
+from evoflask.deadletters import newest_of
 from evoflask.envelope import Event
 from evoflask.errors import NotFound
 from evoflask.formats import utc
@@ -160,7 +160,7 @@ class Watch:
             self._outbox.run(verbs.reported(partition, lane, n))
 
     def _tell_letters(self, lane: str, n: int, home: LaneSettings) -> None:
-        last = newest(lane)
+        last = newest_of(lane)
         if last is None:  # deleted since, with its instance
             return
         facts = {

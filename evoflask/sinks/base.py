@@ -108,6 +108,8 @@ class Delivery:
     """What receivers are told it is: `test`, `replay`; "": an event like any other."""
     again: str = ""
     """Which replay it belongs to: a broker that drops repeats must not take it for one."""
+    traceparent: str | None = None
+    """The span that accepted it, where traces are on."""
 
 
 class Sink(abc.ABC):

@@ -14,7 +14,7 @@ import orjson
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
-from evoflask import envelope, explain
+from evoflask import envelope, explain, traces
 from evoflask.envelope import Event
 from evoflask.errors import BadInput, EvoflaskError, NotFound, TooLarge, Unauthorized
 from evoflask.explain import Explained, Told
@@ -36,6 +36,7 @@ def emit(instance: str) -> ResponseReturnValue:
     if caller.token_sha256 is None:
         raise Unauthorized("Unauthorized")
     parts().manager.check(instance, may)
+    traces.follow(request.headers.get("traceparent"))
     refuse_encoding("application/json", NDJSON)
     if request.mimetype == NDJSON:
         return _many(instance, _lines(), may)

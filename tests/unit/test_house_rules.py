@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 CLIENTS = ("aiohttp", "pika", "nats", "boto3", "pusher")
+TRACING = {"opentelemetry.sdk.trace", "opentelemetry.exporter"}
+"""redis-py loads the metrics of OpenTelemetry by itself, where they are installed."""
 
 LOADED = """
 import sys
@@ -16,6 +18,24 @@ import app
 from evoflask.settings import Settings
 app.create_app(Settings(home=Path(sys.argv[1]), api_key="a-key"))
 print(*sys.modules)
+"""
+
+WORKER = """
+import sys
+import workers.__main__
+from evoflask import sinks, traces
+from evoflask.settings import Settings
+for name in sinks.delivering():
+    sinks.load(name)
+traces.configure(Settings(), "worker")
+print(*sys.modules)
+"""
+
+LACKING = """
+import sys
+sys.modules["opentelemetry"] = None
+from workers.__main__ import main
+sys.exit(main([]))
 """
 
 
@@ -31,6 +51,21 @@ def test_the_web_process_loads_no_client_library(root: Path, tmp_path: Path) -> 
 
     assert "flask" in said.stdout.split()
     assert not set(CLIENTS) & set(said.stdout.split())
+    assert not TRACING & set(said.stdout.split())
+
+
+def test_a_worker_without_traces_loads_no_opentelemetry(root: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", WORKER],
+        cwd=root,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "evoflask.traces" in said.stdout.split()
+    assert not TRACING & set(said.stdout.split())
 
 
 def test_each_line_of_the_procfile_names_a_program_that_exists(root: Path) -> None:
@@ -42,3 +77,17 @@ def test_each_line_of_the_procfile_names_a_program_that_exists(root: Path) -> No
 
     assert list(commands) == ["release", "web", "worker", "clock"]
     assert all(resolve(command, env) for command in commands.values())
+
+
+def test_a_process_that_shall_trace_and_lacks_the_packages_does_not_start(root: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", LACKING],
+        cwd=root,
+        env={"PATH": os.environ["PATH"], "TRACES": "on"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert said.returncode == 1
+    assert "TRACES is on, and OpenTelemetry is not installed" in said.stderr

@@ -1,0 +1,112 @@
+"""Traces, as a collector sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from evoflask.dev.receiver import Receiver
+from tests.system.collector import Collector
+from tests.system.conftest import MakeHouse
+from tests.system.house import House, message
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def traced(make_house: MakeHouse, collector: Collector, **settings: Any) -> House:
+    return make_house(
+        traces="on",
+        otel_exporter_otlp_endpoint=collector.endpoint,
+        otel_service_name="evoflask-test",
+        otel_bsp_schedule_delay=200,
+        **settings,
+    )
+
+
+def test_an_event_can_be_followed_from_its_producer_over_accept_to_each_attempt(
+    make_house: MakeHouse, receiver: Receiver, wait_for: Callable[..., Any]
+) -> None:
+    with Collector() as collector:
+        house = traced(make_house, collector, retry_schedule="0.1")
+        client = house.client()
+        client.create("a")
+        client.subscribe("a", "good", receiver.url("/slow/50"))
+        client.subscribe("a", "bad", receiver.url("/status/500"))
+        client.session.headers["traceparent"] = f"00-{TRACE}-{SPAN}-01"
+        id = client.emit("a", data=message(1, secret_of_the_tenant="xyzzy")).json()["id"]
+        house.wait_quiet()
+        wait_for(lambda: len(collector.spans("deliver webhook")) >= 3, timeout=15)
+
+        (accept,) = collector.spans("accept")
+        attempts = collector.spans("deliver webhook")
+    assert (accept.trace, accept.parent, accept.role) == (TRACE, SPAN, "web")
+    assert accept.attributes == {
+        "evoflask.instance": "a", "evoflask.events": 1, "evoflask.event_id": id,
+        "evoflask.event": "MESSAGES_UPSERT",
+    }  # fmt: skip
+    assert {each.links for each in attempts} == {(f"{accept.trace}-{accept.id}",)}
+    assert {each.attributes["evoflask.event_id"] for each in attempts} == {id}
+    assert accept.trace not in {each.trace for each in attempts}
+    ends = [
+        (each.attributes["evoflask.subscription"], each.attributes["evoflask.attempt"], each.failed)
+        for each in attempts
+    ]
+    assert sorted(ends) == [("bad", 1, "refused 500"), ("bad", 2, "refused 500"), ("good", 1, "")]
+    (good,) = [each for each in attempts if not each.failed]
+    assert good.nanoseconds >= 50_000_000
+    assert "xyzzy" not in str([accept, *attempts])
+
+
+def test_a_batch_is_one_accept_that_each_of_its_deliveries_links_to(
+    make_house: MakeHouse, receiver: Receiver, wait_for: Callable[..., Any]
+) -> None:
+    with Collector() as collector:
+        house = traced(make_house, collector)
+        client = house.client()
+        client.create("a")
+        client.set_webhook("a", receiver.url())
+        client.session.headers["traceparent"] = "nonsense"
+        client.emit_many("a", [{"event": "CALL", "data": {"n": n}} for n in range(30)])
+        house.wait_quiet()
+        wait_for(lambda: len(collector.spans("deliver webhook")) >= 30, timeout=15)
+
+        (accept,) = collector.spans("accept")
+        links = [each.links for each in collector.spans("deliver webhook")]
+    assert accept.parent == ""
+    assert accept.attributes["evoflask.events"] == 30
+    assert links == [(f"{accept.trace}-{accept.id}",)] * 30
+
+
+def test_a_sampler_that_samples_nothing_leaves_nothing_in_the_entries(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    with Collector() as collector:
+        house = traced(make_house, collector, otel_traces_sampler="always_off")
+        client = house.client()
+        client.create("a")
+        client.set_webhook("a", receiver.url())
+        client.emit("a", data=message(1))
+        house.wait_quiet()
+
+        outbox = house.query("SELECT outbox FROM instance")[0][0]
+        ((_, entry),) = house.raw.xrange(f"evo:{{p0}}:outbox:{outbox}")
+    assert entry[b"meta"] == b"{}"
+    assert collector.spans("deliver webhook") == []
+
+
+def test_a_collector_that_hangs_delays_no_delivery_and_no_stop(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    with Collector(slow=120) as collector:
+        house = traced(make_house, collector)
+        client = house.client()
+        client.create("a")
+        client.set_webhook("a", receiver.url())
+        for _ in range(3):
+            client.emit_many("a", [{"event": "CALL", "data": {"n": n}} for n in range(500)])
+
+        house.wait_quiet(30)
+        ended = house.stop("worker", grace=20), house.stop("web", grace=20)
+
+        assert receiver.count() == 1500
+        assert ended == (0, 0)
