@@ -3,14 +3,15 @@
 Two spans an event: `accept` ends when the outbox holds it (its parent is the producer's, where
 the request had a `traceparent`), and `deliver` is one attempt at one destination. Hours may lie
 between them, so they are two traces and `deliver` links to `accept`, whose `traceparent` lies in
-the entry's meta meanwhile. What is exported waits in a bounded queue of the SDK, which drops
-rather than hold anybody up. Everything else (endpoint, sampler, headers) is `OTEL_*`, read by the
-SDK. No attribute holds a payload, a URL or what a destination answered.
+the entry's meta meanwhile, where it was sampled. What is exported waits in a bounded queue of the
+SDK, which drops rather than hold anybody up. Everything else (endpoint, sampler, headers) is
+`OTEL_*`, read by the SDK. No attribute holds a payload, a URL or what a destination answered.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import threading
 import time
@@ -31,6 +32,7 @@ FLUSH_SECONDS = 2.0
 Attributes = Mapping[str, str | int]
 
 _tracer: Tracer | None = None
+_follower: Tracer | None = None
 _provider: TracerProvider | None = None
 _parent: ContextVar[str] = ContextVar("traceparent", default="")
 
@@ -58,7 +60,7 @@ def check(settings: Settings) -> None:
 def configure(settings: Settings, role: str) -> None:
     """Begin, where the settings say so; after a fork, because it starts a thread. Raises
     `Misconfigured` where the packages are missing."""
-    global _tracer, _provider
+    global _tracer, _follower, _provider
     check(settings)
     if settings.traces != "on" or _tracer is not None:
         return
@@ -66,13 +68,19 @@ def configure(settings: Settings, role: str) -> None:
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
     ours = Resource({"service.name": "evoflask", "evoflask.role": role})
     resource = ours.merge(OTELResourceDetector().detect())
     # At exit it would wait for an exporter that hangs; `close` does not.
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    _tracer = _provider.get_tracer("evoflask")
+    # Whether an event is sampled was decided when it was accepted: by chance once more, of ten
+    # per cent one would be left.
+    followers = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
+    exporting = BatchSpanProcessor(OTLPSpanExporter())
+    for provider in (_provider, followers):
+        provider.add_span_processor(exporting)
+    _tracer, _follower = (each.get_tracer("evoflask") for each in (_provider, followers))
 
 
 def close() -> None:
@@ -116,18 +124,20 @@ def accepting(attributes: Attributes) -> Iterator[str]:
 def delivered(
     sink: str, traceparent: str | None, began: int, attributes: Attributes, *, failed: str
 ) -> None:
-    """The span of an attempt that ended now. `began`: `time.time_ns()`; `failed`: its outcome
-    and code where it was not delivered, else ""."""
+    """The span of an attempt that ended now, where its event's accept was sampled. `began`:
+    `time.time_ns()`; `failed`: its outcome and code where it was not delivered, else ""."""
+    accept = _context(traceparent) if traceparent else None
+    if accept is None:
+        return
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-    assert _tracer is not None
-    accept = _context(traceparent or "")
-    span = _tracer.start_span(
+    assert _follower is not None
+    span = _follower.start_span(
         f"deliver {sink}",
         context=Context(),
         kind=SpanKind.CLIENT,
-        links=[Link(accept)] if accept is not None else [],
+        links=[Link(accept)],
         start_time=began,
         attributes=attributes,
     )
@@ -148,14 +158,13 @@ def _traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
 
+@functools.lru_cache(maxsize=1024)  # a chunk's deliveries have one
 def _context(traceparent: str) -> SpanContext | None:
     """What a W3C `traceparent` names; None where it is none, whoever sent it."""
     from opentelemetry.context import Context
     from opentelemetry.trace import get_current_span
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    if not traceparent:
-        return None
     found = get_current_span(
         TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
     ).get_span_context()

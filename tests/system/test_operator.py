@@ -38,10 +38,10 @@ def test_a_webhook_that_breaks_is_told_disabled_mended_and_told_to_be_well(
         return [json.loads(each.body) for each in one]
 
     sent = client.emit("a", data=message(1, secret_of_the_tenant="xyzzy")).json()["id"]
-    wait_for(lambda: len(told()) >= 2, timeout=30)
+    wait_for(lambda: len(told()) >= 2, timeout=60)
     rows = client.good("GET", "/subscription/a")
     client.change("a", "webhook", url=receiver.url("/mended"), enabled=True)
-    wait_for(lambda: len(told()) >= 3, timeout=30)
+    wait_for(lambda: len(told()) >= 3, timeout=60)
 
     events = told()
     assert [each["event"] for each in events] == [
