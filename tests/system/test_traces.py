@@ -57,45 +57,8 @@ def test_an_event_can_be_followed_from_its_producer_over_accept_to_each_attempt(
     assert "xyzzy" not in str([accept, *attempts])
 
 
-def test_a_batch_is_one_accept_that_each_of_its_deliveries_links_to(
-    make_house: MakeHouse, receiver: Receiver, wait_for: Callable[..., Any]
-) -> None:
-    with Collector() as collector:
-        house = traced(make_house, collector)
-        client = house.client()
-        client.create("a")
-        client.set_webhook("a", receiver.url())
-        client.session.headers["traceparent"] = "nonsense"
-        client.emit_many("a", [{"event": "CALL", "data": {"n": n}} for n in range(30)])
-        house.wait_quiet()
-        wait_for(lambda: len(collector.spans("deliver webhook")) >= 30, timeout=60)
-
-        (accept,) = collector.spans("accept")
-        links = [each.links for each in collector.spans("deliver webhook")]
-    assert accept.parent == ""
-    assert accept.attributes["evoflask.events"] == 30
-    assert links == [(f"{accept.trace}-{accept.id}",)] * 30
-
-
-def test_a_sampler_that_samples_nothing_leaves_nothing_in_the_entries(
+def test_of_a_share_of_sampled_batches_each_attempt_is_there_and_the_others_leave_no_trace(
     make_house: MakeHouse, receiver: Receiver
-) -> None:
-    with Collector() as collector:
-        house = traced(make_house, collector, otel_traces_sampler="always_off")
-        client = house.client()
-        client.create("a")
-        client.set_webhook("a", receiver.url())
-        client.emit("a", data=message(1))
-        house.wait_quiet()
-
-        outbox = house.query("SELECT outbox FROM instance")[0][0]
-        ((_, entry),) = house.raw.xrange(f"evo:{{p0}}:outbox:{outbox}")
-    assert entry[b"meta"] == b"{}"
-    assert collector.spans("deliver webhook") == []
-
-
-def test_of_a_share_of_sampled_events_each_attempt_is_there(
-    make_house: MakeHouse, receiver: Receiver, wait_for: Callable[..., Any]
 ) -> None:
     with Collector() as collector:
         house = traced(
@@ -104,16 +67,26 @@ def test_of_a_share_of_sampled_events_each_attempt_is_there(
         client = house.client()
         client.create("a")
         client.set_webhook("a", receiver.url())
+        client.session.headers["traceparent"] = "nonsense"
         for n in range(40):
-            client.emit("a", data=message(n))
+            client.emit_many("a", [{"event": "CALL", "data": {"n": n}} for _ in range(3)])
         house.wait_quiet()
         house.stop("web")
         house.stop("worker")
 
-        accepted = sorted(f"{each.trace}-{each.id}" for each in collector.spans("accept"))
-        linked = sorted(each.links[0] for each in collector.spans("deliver webhook"))
+        outbox = house.query("SELECT outbox FROM instance")[0][0]
+        entries = house.raw.xrange(f"evo:{{p0}}:outbox:{outbox}")
+        accepts = collector.spans("accept")
+        attempts = collector.spans("deliver webhook")
+    accepted = sorted(f"{each.trace}-{each.id}" for each in accepts)
+    linked = sorted(each.links[0] for each in attempts)
+    stamped = [entry for _, entry in entries if b"traceparent" in entry[b"meta"]]
+    assert {each.attributes["evoflask.events"] for each in accepts} == {3}
+    assert {each.parent for each in accepts} == {""}
     assert 5 <= len(accepted) <= 35
-    assert linked == accepted
+    assert linked == sorted(accepted * 3)
+    assert len(stamped) == len(linked)
+    assert {entry[b"meta"] for _, entry in entries if entry not in stamped} == {b"{}"}
 
 
 def test_a_collector_that_hangs_delays_no_delivery_and_no_stop(
