@@ -1,6 +1,6 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run run-all test test-slow soak lint format docs pictures bench clean
+.PHONY: help run run-all test test-slow soak reliability lint format docs pictures bench clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
@@ -35,6 +35,9 @@ test-slow: $(SERVERS) ## Faults, isolation, many schedules
 
 soak: $(SERVERS) ## Half an hour (SOAK_SECONDS) of load and kills: memory, books, a ledger
 	$(BIN)/python -m tests.system.soak
+
+reliability: $(SERVERS) ## Break everything on purpose, and write what was seen into docs/reliability.md
+	$(BIN)/python -m tests.system.reliability
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -11,11 +11,13 @@ test's), records what arrives and answers as the path or a control call says:
     /slow/<ms>          200 after a while
     /hang               never an answer
     /stall/<code>       the head of an answer, then nothing
-    /drip               a 200 whose body never ends, a byte every 50 ms
+    /drip               a 200 whose body never ends, a byte every 50 ms; /drip/<ms>: every so many
     /close, /reset      the connection closed, or reset, instead of an answer
+    /hangup             200 to the first request of a connection, and at the second it is closed:
+                        a kept connection that ends in the wrong moment
     /half               half an answer, then closed
     /garbage            an answer that is not HTTP
-    /big/<bytes>        a 200 with that many bytes
+    /big/<bytes>        a 200 with that many bytes, made as they are read
     /redirect/<code>/…  to the rest of the path, or to `?to=<url>`
 
     POST /_control      {"path": "/a", "as": "/status/500"} makes /a and what is below it
@@ -60,6 +62,8 @@ MAX_HEAD = 65536
 """Bytes of request line and headers."""
 MAX_BODY = 256 * 1024 * 1024
 DRIP_SECONDS = 0.05
+BIG_PIECE = 64 * 1024
+"""Bytes of a big answer made at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,11 @@ class Connection(asyncio.Protocol):
         self._head: bytes | None = None
         self._length: int | None = 0
         self._busy = False
+        self._left = 0
+        """Bytes of a big answer that were not made yet."""
+        self._full = False
+        self.answered = 0
+        """Requests of this connection that got an answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -114,6 +123,28 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._busy = True
+        self._left = 0
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._write_big()
+
+    def reply_big(self, size: int) -> None:
+        """Answer 200 with so many bytes, as fast as they are read."""
+        self.transport.write(f"HTTP/1.1 200 Answer\r\nContent-Length: {size}\r\n\r\n".encode())
+        self._left = size
+        self._write_big()
+
+    def _write_big(self) -> None:
+        while self._left and not self._full:
+            piece = min(self._left, BIG_PIECE)
+            self._left -= piece
+            self.transport.write(b"x" * piece)
+            if not self._left:
+                self._over()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -124,6 +155,11 @@ class Connection(asyncio.Protocol):
         """Answer the request under way; `headers` are whole lines with their ends."""
         head = f"HTTP/1.1 {status} Answer\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
         self.transport.write(head.encode("latin-1") + body)
+        self._over()
+
+    def _over(self) -> None:
+        """The request is answered: the next one."""
+        self.answered += 1
         self._busy = False
         if self._buffer:
             self._parse()
@@ -340,15 +376,22 @@ def _stall(connection: Connection, _: Request, _target: str, words: list[str]) -
     connection.transport.write(head.encode())
 
 
-def _drip(connection: Connection, *_: Any) -> None:
+def _drip(connection: Connection, _: Request, _target: str, words: list[str]) -> None:
     connection.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    _drop(connection.transport)
+    _drop(connection.transport, int(words[0]) / 1000 if words else DRIP_SECONDS)
 
 
-def _drop(transport: asyncio.Transport) -> None:
+def _drop(transport: asyncio.Transport, seconds: float) -> None:
     if not transport.is_closing():
         transport.write(b"x")
-        asyncio.get_running_loop().call_later(DRIP_SECONDS, _drop, transport)
+        asyncio.get_running_loop().call_later(seconds, _drop, transport, seconds)
+
+
+def _hangup(connection: Connection, *_: Any) -> None:
+    if connection.answered:
+        connection.transport.close()
+    else:
+        connection.reply(200, b"ok")
 
 
 def _reset(connection: Connection, *_: Any) -> None:
@@ -392,7 +435,8 @@ _BEHAVIOURS: dict[str, Callable[[Connection, Request, str, list[str]], None]] = 
     "reset": _reset,
     "half": _half,
     "garbage": lambda c, *_: c.transport.write(b"\x00\x01 this is no HTTP \r\n\r\n"),
-    "big": lambda c, _r, _t, words: c.reply(200, b"x" * int(words[0])),
+    "big": lambda c, _r, _t, words: c.reply_big(int(words[0])),
+    "hangup": _hangup,
     "redirect": _redirect,
 }
 

@@ -13,8 +13,23 @@ from evoflask.dev.redis_server import find_binary
 from evoflask.errors import Misconfigured
 from tests.conftest import missing
 from tests.system.house import House
+from tests.system.reliability import Table
 
 MakeHouse = Callable[..., House]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who writes a row of the table of faults is found by `-m fault`."""
+    for item in items:
+        if "table" in getattr(item, "fixturenames", ()):
+            item.add_marker("fault")
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest) -> Table:
+    """For the row that the test writes into docs/reliability.md."""
+    return Table(request.node.nodeid)
 
 
 @pytest.fixture

@@ -48,7 +48,8 @@ class House:
     """A context manager. Other keyword arguments are settings: `retry_schedule="0.2,0.2"`.
 
     `web`, `workers`, `clocks`: how many processes; the web processes share one port.
-    `maxmemory` and `fsync` are Redis'. `faults`: the processes obey `arm`.
+    `maxmemory` and `fsync` are Redis'. `faults`: the processes obey `arm`. `redis_server`: not
+    started yet; `database`: its file.
     """
 
     def __init__(
@@ -62,14 +63,16 @@ class House:
         maxmemory: str = "1gb",
         fsync: str = "everysec",
         faults: bool = False,
+        redis_server: RedisServer | None = None,
+        database: Path | None = None,
         **settings: object,
     ) -> None:
         self.folder = folder
-        self.redis = RedisServer(
+        self.redis = redis_server or RedisServer(
             folder / "redis", appendonly=True, fsync=fsync, maxmemory=maxmemory
         )
         self.port = free_port()
-        self.database = folder / "house.db"
+        self.database = database or folder / "house.db"
         self._faults = faults
         self._procfile = read_procfile(ROOT / "Procfile")
         self._wanted = [("web", n) for n in range(web)]
