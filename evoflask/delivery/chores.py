@@ -52,6 +52,9 @@ MIRROR_REST = 5.0
 once a second, do not wait for its timeouts each time."""
 LOGGING = 0.3
 """Seconds a tick in which the delivery log is written, and in which it is shortened."""
+BACK = 30.0
+"""Seconds that Redis' clock must go back for dates to be given anew; by less, they are late by
+less."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
 RETIRE_EVERY = 10.0
@@ -84,6 +87,7 @@ class Chores:
         if not self._lease.take():
             return
         partitions = self._outbox.partitions(self._settings.outbox_partitions)
+        self._do("rewind", lambda: self._rewind(partitions))
         self._do("ring", lambda: self._each(partitions, self._ring))
         self._do("push", self._push)
         self._do("expire", lambda: self._each(partitions, self._expire))
@@ -127,6 +131,27 @@ class Chores:
         for partition in partitions:
             chore(partition)
             self._lease.take()
+
+    # -- the clock ---------------------------------------------------------------------------
+
+    def _rewind(self, partitions: list[int]) -> None:
+        """Redis' clock went back: what was dated by the old one would wait for as long."""
+        if back := self._timetable.went_back(BACK):
+            since = self._timetable.now() + back / 2
+            log.warning("Redis' clock went back", extra={"seconds": round(back)})
+            for partition in partitions:
+                for sink in SINK_NAMES:
+                    self._timetable.quieten(partition, sink)
+                    for lane in self._timetable.dated(partition, sink, since):
+                        self._rewind_lane(partition, lane, back, since)
+        self._timetable.saw()
+
+    def _rewind_lane(self, partition: int, lane: str, back: float, since: float) -> None:
+        self._lease.take()
+        hold, at = self._settings.hold_seconds, since
+        while at:
+            call = verbs.rewind(partition, lane, back=back, since=at, hold=hold, n=PIECE)
+            at = self._outbox.run(call)
 
     # -- waking ------------------------------------------------------------------------------
 

@@ -125,7 +125,7 @@ class Drain:
         self._stopping = False
         self._worked = 0.0
         self._offset = 0.0
-        """Redis' clock minus ours, seconds."""
+        """Redis' clock minus our monotonic one, seconds: ours may be set meanwhile."""
         self._chores: Chores | None = None
         self._chore: Future[None] | None = None
         self._child: asyncio.subprocess.Process | None = None
@@ -292,7 +292,7 @@ class Drain:
                 errors.append(taken)
                 counts.append(0)
                 continue
-            self._offset = taken.now - time.time()
+            self._offset = taken.now - time.monotonic()
             if taken.lanes:
                 self._worked = time.monotonic()
                 await self._admit(station, taken.lanes, before + seconds)
@@ -327,7 +327,7 @@ class Drain:
             read = await self._rows([held.lane for held in lanes])
         except DatabaseDown as error:
             self._failures.tell("settings cannot be read", error)
-            until = round((time.time() + self._offset + 1 + random.random()) * 1000)
+            until = round((time.monotonic() + self._offset + 1 + random.random()) * 1000)
             await self._turn_away(lanes, {"until": until})
             return
         await self._turn_away(
@@ -555,7 +555,7 @@ class Drain:
 
     def _unsendable(self, lane: Lane, item: Item, load: Load) -> bool:
         """What must not be tried is given up, as what it is."""
-        age = time.time() + self._offset - at_of(item.member)
+        age = time.monotonic() + self._offset - at_of(item.member)
         if load.delivery is None:
             gone = "the entry is not on the outbox"
             ended = outcomes.given_up(item, "missing", "", gone, tried=False)
@@ -617,7 +617,7 @@ class Drain:
         )
 
     def _ended(self, lane: Lane, item: Item, attempt: Attempt) -> None:
-        now = time.time() + self._offset
+        now = time.monotonic() + self._offset
         outcomes.count(lane.totals, lane.station.name, attempt, now - at_of(item.member))
         if attempt.outcome is not Outcome.DELIVERED and lane.changed_since(item):
             # What the old destination said means nothing for the one that there is now.

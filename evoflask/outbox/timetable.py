@@ -11,10 +11,13 @@ from evoflask.outbox import keys
 from evoflask.outbox.client import Outbox
 
 TOLD = b"told"
+SEEN = b"seen"
 _LEASE = """
 redis.call('DEL', KEYS[1] .. ':nothing')
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+-- One that lasts longer than any was given: the clock went back.
+local left = redis.call('PTTL', KEYS[1])
+if holder and holder ~= ARGV[1] and left <= tonumber(ARGV[2]) then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
@@ -60,7 +63,7 @@ class Timetable:
     def last_done(self) -> dict[str, float]:
         """When each chore was last done, Unix seconds."""
         rows: Any = self._outbox.ask(lambda r: r.hgetall(keys.CHORES))
-        return {name.decode(): float(at) for name, at in rows.items() if name != TOLD}
+        return {name.decode(): float(at) for name, at in rows.items() if name not in (TOLD, SEEN)}
 
     def told(self) -> str:
         """What `tell` noted last: to which run of Redis all configuration was pushed."""
@@ -100,6 +103,32 @@ class Timetable:
         """Redis' clock, Unix seconds."""
         seconds, micros = self._outbox.ask(lambda r: r.time())
         return float(seconds) + float(micros) / 1e6
+
+    def went_back(self, least: float) -> float:
+        """Seconds that Redis' clock went back since this was asked last, by anybody; 0 where it
+        was less than `least`. What it says now is noted by `saw`."""
+        found: Any = self._outbox.ask(lambda r: r.hget(keys.CHORES, SEEN))
+        back = float(found or 0) - self.now()
+        return back if found and back >= least else 0.0
+
+    def saw(self) -> None:
+        """Whatever followed from `went_back` is done."""
+        self._outbox.write("HSET", keys.CHORES, SEEN.decode(), f"{self.now():.3f}")
+
+    def dated(self, partition: int, sink: str, since: float) -> list[str]:
+        """Lanes of a sink that are looked at after that moment only, Unix seconds."""
+        found = []
+        for kind in ("due", "alone"):
+            key = keys.of(partition, f"{kind}:{sink}")
+            rows: Any = self._outbox.ask(lambda r, k=key: list(r.zscan_iter(k, count=500)))  # type: ignore[misc]
+            found += [lane.decode() for lane, at in rows if at > since * 1000]
+        return found
+
+    def quieten(self, partition: int, sink: str) -> None:
+        """Forget who is awake for a sink, and that it was rung for: both are told again within
+        a second where they are true, and would last too long where they are not."""
+        for kind in ("awake", "rung"):
+            self._outbox.write("DEL", keys.of(partition, f"{kind}:{sink}"))
 
     def older_than(self, partition: int, sinks: Sequence[str], seconds: float, n: int) -> list[str]:
         """Lanes whose oldest entry waits longer than that."""

@@ -446,6 +446,15 @@ def sweep(partition: int, *, n: int = 500) -> Call[int]:
     return _call("sweep", partition, (n,), int)
 
 
+def rewind(
+    partition: int, lane: str, *, back: float, since: float, hold: float, n: int
+) -> Call[float]:
+    """Redis' clock went back by `back` seconds: bring a lane's dates beyond `since` (Unix
+    seconds) nearer by as much, `n` retries at most; from where to go on, 0: it is done."""
+    args = (lane, _ms(back), _ms(since), _ms(hold), n)
+    return _call("rewind", partition, args, lambda a: float(a) / 1000)
+
+
 # -- an operator's --------------------------------------------------------------------------
 
 

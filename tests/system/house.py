@@ -111,7 +111,8 @@ class House:
                 self._launch(name)
             for name in self._wanted:
                 self.wait_started(*name)
-            wait_for(self.answers, 30, "the web process to answer")
+            if ("web", 0) in self._wanted:
+                wait_for(self.answers, 30, "the web process to answer")
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,32 @@
+-- rewind: Redis' clock went back, so dates that a lane got before lie too far ahead.
+--
+--   waiting:<s>  zset  dates of retries     lane:<s>  hash  end, until
+--   due:<sink>, alone:<sink>, oldest:<sink>  dates
+--
+-- Atomic a piece of a lane: a date that somebody gives meanwhile is not mixed up with it.
+-- Done again it does no harm: a retry comes earlier than its schedule has it.
+--
+-- ARGV: s, ms that it went back, the date beyond which none was given since, ms of a hold,
+--       entries at most. Answers the date to go on from; 0: the lane is done.
+
+unblock()
+local s, back, from = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local h = lane(s)
+if not h.sink then return '0' end
+local waiting = P .. 'waiting:' .. s
+local low = '(' .. string.format('%.0f', from)
+local rows = call('ZRANGEBYSCORE', waiting, low, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
+for n = 1, #rows, 2 do
+  call('ZADD', waiting, math.max(NOW, tonumber(rows[n + 1]) - back), rows[n])
+end
+-- A hold that was renewed since is its holder's.
+for field, limit in pairs({ ['until'] = from, ['end'] = NOW + tonumber(ARGV[4]) }) do
+  local at = tonumber(h[field] or 0)
+  if at > limit then
+    h[field] = string.format('%.0f', math.max(NOW, at - back))
+    call('HSET', P .. 'lane:' .. s, field, h[field])
+  end
+end
+redate(s, h)
+if #rows < 2 * tonumber(ARGV[5]) then return '0' end
+return rows[#rows]
