@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -140,10 +141,20 @@ def translate() -> Iterator[None]:
     except OURS:
         raise
     except DOWN as error:
-        log.warning("database: %s: %s", type(error).__name__, error)
+        first = _first(error)
+        log.warning("database: %s: %s", type(first).__name__, first)
         if not database.in_transaction():
             close()
         raise DatabaseDown("The database cannot be reached, or refuses.") from error
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong before a rollback failed too: a full disk ends SQLite's transaction, and
+    "no transaction is active" would be all that one reads of it."""
+    found, context = error, error.__context__
+    while isinstance(context, (peewee.PeeweeException, sqlite3.Error)):
+        found, context = context, context.__context__
+    return found
 
 
 @contextmanager

@@ -6,21 +6,22 @@
 -- Atomic a piece of a lane: a date that somebody gives meanwhile is not mixed up with it.
 -- Done again it does no harm: a retry comes earlier than its schedule has it.
 --
--- ARGV: s, ms that it went back, the date beyond which none was given since, ms of a hold,
+-- ARGV: s, ms that it went back, the date from which on they are brought nearer, ms of a hold,
 --       entries at most. Answers the date to go on from; 0: the lane is done.
 
 unblock()
-local s, back, from = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local s, back, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local h = lane(s)
 if not h.sink then return '0' end
 local waiting = P .. 'waiting:' .. s
-local low = '(' .. string.format('%.0f', from)
-local rows = call('ZRANGEBYSCORE', waiting, low, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
-for n = 1, #rows, 2 do
-  call('ZADD', waiting, math.max(NOW, tonumber(rows[n + 1]) - back), rows[n])
+local rows = call('ZRANGEBYSCORE', waiting, ARGV[3], '+inf', 'WITHSCORES', 'LIMIT', 0, n)
+for r = 1, #rows, 2 do
+  -- Behind where the next piece begins, so that none is moved twice.
+  call('ZADD', waiting, math.max(NOW, tonumber(rows[r + 1]) - back), rows[r])
 end
+if #rows == 2 * n then return rows[#rows] end
 -- A hold that was renewed since is its holder's.
-for field, limit in pairs({ ['until'] = from, ['end'] = NOW + tonumber(ARGV[4]) }) do
+for field, limit in pairs({ ['until'] = NOW + back / 2, ['end'] = NOW + tonumber(ARGV[4]) }) do
   local at = tonumber(h[field] or 0)
   if at > limit then
     h[field] = string.format('%.0f', math.max(NOW, at - back))
@@ -28,5 +29,4 @@ for field, limit in pairs({ ['until'] = from, ['end'] = NOW + tonumber(ARGV[4]) 
   end
 end
 redate(s, h)
-if #rows < 2 * tonumber(ARGV[5]) then return '0' end
-return rows[#rows]
+return '0'

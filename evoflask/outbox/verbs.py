@@ -449,7 +449,7 @@ def sweep(partition: int, *, n: int = 500) -> Call[int]:
 def rewind(
     partition: int, lane: str, *, back: float, since: float, hold: float, n: int
 ) -> Call[float]:
-    """Redis' clock went back by `back` seconds: bring a lane's dates beyond `since` (Unix
+    """Redis' clock went back by `back` seconds: bring a lane's dates from `since` on (Unix
     seconds) nearer by as much, `n` retries at most; from where to go on, 0: it is done."""
     args = (lane, _ms(back), _ms(since), _ms(hold), n)
     return _call("rewind", partition, args, lambda a: float(a) / 1000)

@@ -33,7 +33,7 @@ def append(outbox: Outbox, *entries: NewEntry, **limits: float) -> verbs.Appende
 def test_every_key_that_a_script_names_is_in_the_drawing() -> None:
     named = set()
     verbs_ = "append take settle renew bury trim expire configure find probe skip purge ask answer"
-    verbs_ += " scan"
+    verbs_ += " scan rewind"
     for name in verbs_.split():
         named |= set(re.findall(r"P \.\. \(?'([a-z]+)[:']", verbs.script(name).text))
 
@@ -71,6 +71,30 @@ def test_a_subscription_that_was_changed_need_not_wait_for_its_pause_or_its_retr
 
     (held,) = outbox.run(verbs.take(0, "webhook", "t3", hold=5, lanes=1, ids=1)).lanes
     assert held.ids == [(failed.member, 1)]
+
+
+def test_a_clock_that_went_back_takes_a_lanes_dates_along_and_leaves_a_hold_that_was_renewed(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, entry(1), entry(2), entry(3))
+    held = outbox.run(verbs.take(0, "webhook", "t", hold=5, lanes=1, ids=3)).lanes[0]
+    facts = {"until": 9_999_999_999_999}
+    outbox.run(verbs.settle(0, "s1", held.token, [], hold=5, facts=facts))
+    key, now = "evo:{p0}:waiting:s1", float(redis_client.time()[0])
+    redis_client.zadd(key, dict.fromkeys(redis_client.zrange(key, 0, -1), (now + 3600) * 1000))
+    end = redis_client.hget("evo:{p0}:lane:s1", "end")
+
+    at, calls = now + 1800, 0
+    while at:
+        call = verbs.rewind(0, "s1", back=3600, since=at, hold=5, n=2)
+        at, calls = outbox.run(call), calls + 1
+
+    dates = [date for _, date in redis_client.zrange(key, 0, -1, withscores=True)]
+    assert calls == 2
+    assert len(dates) == 3
+    assert [round(date / 1000 - now, -2) for date in dates] == [0.0] * 3
+    assert redis_client.hget("evo:{p0}:lane:s1", "end") == end
+    assert redis_client.hget("evo:{p0}:lane:s1", "until") == b"9999996399999"
 
 
 def test_a_lane_that_waits_for_what_failed_is_not_looked_at_before(outbox: Outbox) -> None:

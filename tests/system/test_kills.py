@@ -14,7 +14,8 @@ from evoflask.dev.process import wait_for
 from evoflask.dev.receiver import Receiver
 from tests.system.conftest import MakeHouse
 from tests.system.house import Client, House, Threads, message
-from tests.system.ledger import Ledger
+from tests.system.ledger import Faults, Ledger
+from tests.system.reliability import Row, Table
 
 pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
@@ -51,7 +52,7 @@ def prepare(house: House, receiver: Receiver, path: str = "") -> None:
 
 
 def test_a_random_kill_each_second_loses_nothing_that_was_accepted(
-    make_house: MakeHouse, receiver: Receiver
+    make_house: MakeHouse, receiver: Receiver, table: Table
 ) -> None:
     house = make_house(web=2, workers=2, hold_seconds=2)
     ledger = Ledger()
@@ -60,18 +61,20 @@ def test_a_random_kill_each_second_loses_nothing_that_was_accepted(
     shares = [range(first, TENANTS, 4) for first in range(4)]
     emitters = Threads([lambda s=s: pour(house.client(), ledger, s, each) for s in shares])
     victims = [("web", 0), ("web", 1), ("worker", 0), ("worker", 1), ("clock", 0)]
-    luck, kills = random.Random(1), 0
+    luck, kills, faults = random.Random(1), 0, Faults()
 
     while emitters.running or kills < 15:
         time.sleep(1)  # the schedule of the faults
-        house.kill9(*luck.choice(victims))
+        with faults.during("a kill"):
+            house.kill9(*luck.choice(victims))
         kills += 1
         house.revive()
     emitters.join()
 
     house.wait_quiet(60)
     assert len(ledger) == EVENTS
-    received = ledger.check(receiver)
+    done = f"{kills} times SIGKILL, one a second, of web, workers or clock"
+    received = table.check("Anything killed at any moment", done, ledger, receiver, faults)
     repeats = len(received) - len({one.id for one in received})
     print(f"{kills} kills, {len(received)} arrived, {repeats} repeats")
     assert {one.id for one in received} == set(ledger_ids(ledger))
@@ -83,9 +86,11 @@ def ledger_ids(ledger: Ledger) -> list[str]:
     return [f"t{t}-{n}" for t in range(TENANTS) for n in range(len(ledger) // TENANTS)]
 
 
-@pytest.mark.parametrize("place", ["take-send", "send-settle"])
+@pytest.mark.parametrize(
+    "place", ["take-admit", "read-send", "take-send", "send-settle", "settle-note"]
+)
 def test_a_worker_killed_around_a_send_costs_a_repeat_and_no_event(
-    make_house: MakeHouse, receiver: Receiver, place: str
+    make_house: MakeHouse, receiver: Receiver, place: str, table: Table
 ) -> None:
     house = make_house(faults=True, hold_seconds=2)
     client = house.client()
@@ -103,6 +108,10 @@ def test_a_worker_killed_around_a_send_costs_a_repeat_and_no_event(
     assert len(arrived) == 10 + (place == "send-settle")
     assert house.lane("a").count("delivered") == 10
     assert house.off() == {}
+    before, after = place.split("-")
+    done = f"SIGKILL between {before} and {after}"
+    why = "sent, and not settled" if len(arrived) > 10 else ""
+    table.write(Row("Worker killed at a step", done, 10, 0, len(arrived) - 10, why))
 
 
 def test_a_clock_killed_between_a_letter_and_its_burial_writes_one_letter(
@@ -203,7 +212,7 @@ def test_a_requeue_killed_before_its_mark_delivers_and_leaves_the_letter(
 
 
 def test_a_worker_that_stood_still_past_its_hold_loses_nothing_and_keeps_the_order(
-    make_house: MakeHouse, receiver: Receiver
+    make_house: MakeHouse, receiver: Receiver, table: Table
 ) -> None:
     house = make_house(workers=2, hold_seconds=2)
     client = house.client()
@@ -213,16 +222,19 @@ def test_a_worker_that_stood_still_past_its_hold_loses_nothing_and_keeps_the_ord
     take = pour_one(client, ledger, "/slow/50")
     take(range(200))
     holder = wait_for(lambda: holding(house), 20)
-    house.freeze(*holder)
-    before = receiver.count()
+    faults = Faults()
+    with faults.during("a worker stands still"):
+        house.freeze(*holder)
+        before = receiver.count()
 
-    # The other one takes over when the hold has ended.
-    receiver.wait_for(before + 50, 20)
-    take(range(200, 300))
-    house.thaw(*holder)
+        # The other one takes over when the hold has ended.
+        receiver.wait_for(before + 50, 20)
+        take(range(200, 300))
+        house.thaw(*holder)
 
     house.wait_quiet(60)
-    ledger.check(receiver)
+    done = "SIGSTOP for longer than its hold, then SIGCONT, while another one takes over"
+    table.check("Worker stands still", done, ledger, receiver, faults)
     assert house.lane("a").count("delivered") == 300
     assert house.off() == {}
     assert house.process(*holder).alive

@@ -19,6 +19,7 @@ from evoflask.errors import Misconfigured
 from tests.conftest import missing
 from tests.system.conftest import MakeHouse
 from tests.system.house import House, Threads, message
+from tests.system.reliability import Row, Table
 
 pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
@@ -96,7 +97,7 @@ class Accepted:
 
 
 def test_a_broker_stopped_and_killed_during_5000_events_has_them_all(
-    make_house: MakeHouse, broker: RabbitmqServer
+    make_house: MakeHouse, broker: RabbitmqServer, table: Table
 ) -> None:
     bind(broker)
     house = make_house(workers=2, rabbitmq_uri=broker.url, retry_schedule=SCHEDULE)
@@ -129,6 +130,10 @@ def test_a_broker_stopped_and_killed_during_5000_events_has_them_all(
     assert status == 0, said
     for n in range(2):
         assert house.process("worker", n).alive
+    repeats = len(arrived) - len(accepted.ids)
+    done = "stopped, and later killed, under load"
+    why = "under way when it was done" if repeats else ""
+    table.write(Row("RabbitMQ restarted", done, len(accepted.ids), 0, repeats, why))
     # That a broker is away is told in the lanes, and is no flood in the log.
     assert "pika" not in house.output("worker")
     assert "guest:guest" not in house.output("worker")

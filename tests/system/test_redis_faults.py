@@ -11,7 +11,8 @@ from evoflask.dev.process import free_port, wait_for
 from evoflask.dev.receiver import Receiver
 from tests.system.conftest import MakeHouse
 from tests.system.house import Client, House, Threads, message
-from tests.system.ledger import Ledger
+from tests.system.ledger import Faults, Ledger
+from tests.system.reliability import Row, Table
 
 pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
@@ -30,10 +31,10 @@ def pour(client: Client, ledger: Ledger, refusals: list[requests.Response], tena
 
 
 def test_a_redis_that_is_killed_under_traffic_costs_503s_and_no_event(
-    make_house: MakeHouse, receiver: Receiver
+    make_house: MakeHouse, receiver: Receiver, table: Table
 ) -> None:
     house = make_house(web=2, workers=2)
-    ledger, refusals = Ledger(), list[requests.Response]()
+    ledger, refusals, faults = Ledger(), list[requests.Response](), Faults()
     client = house.client()
     for tenant in range(TENANTS):
         client.create(f"t{tenant}")
@@ -45,13 +46,15 @@ def test_a_redis_that_is_killed_under_traffic_costs_503s_and_no_event(
     for step in range(1, 4):
         wait_for(lambda step=step: len(ledger) > step * TENANTS * EACH // 5, 60)
         seen = len(refusals)
-        house.redis.kill9()
-        wait_for(lambda seen=seen: len(refusals) > seen + 10, 20)
-        house.redis.start()
+        with faults.during("no Redis"):
+            house.redis.kill9()
+            wait_for(lambda seen=seen: len(refusals) > seen + 10, 20)
+            house.redis.start()
     emitters.join()
 
     house.wait_quiet(60)
-    ledger.check(receiver)
+    done = "SIGKILL three times under load, started again on its data"
+    table.check("Redis killed", done, ledger, receiver, faults)
     assert {answer.status_code for answer in refusals} == {503}
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in refusals)
     assert all(answer.json()["status"] == 503 for answer in refusals)
@@ -126,7 +129,7 @@ def fill(client: Client, name: str, size: int) -> tuple[int, requests.Response]:
 
 
 def test_a_full_redis_refuses_whole_events_and_goes_on_delivering_its_backlog(
-    make_house: MakeHouse, receiver: Receiver
+    make_house: MakeHouse, receiver: Receiver, table: Table
 ) -> None:
     house = make_house(clock=False, maxmemory="32mb", retry_schedule="600,600,600")
     client = house.client()
@@ -158,6 +161,11 @@ def test_a_full_redis_refuses_whole_events_and_goes_on_delivering_its_backlog(
     assert (delivered + dead, view.off) == (accepted, 0)
     assert len({one.id for one in receiver.received() if one.path == "/mended"}) >= delivered
     assert house.query("SELECT count(*) FROM dead_letter WHERE reason = 'expired'") == [(dead,)]
+    arrived = [one.id for one in receiver.received() if one.path == "/mended"]
+    repeats = len(arrived) - len(set(arrived))
+    why = f"{dead} gave way, as letters"
+    done = "filled beyond `maxmemory`, and a worker that starts there"
+    table.write(Row("Redis full", done, accepted, 0, repeats, why))
 
 
 def test_what_was_delivered_frees_a_full_redis(make_house: MakeHouse, receiver: Receiver) -> None:
