@@ -580,7 +580,8 @@ class Drain:
         """One delivery after another, as long as its end starts the next one."""
         batch: list[tuple[Lane, Item]] | None = first
         while batch:
-            at, began = time.time() + self._offset, time.monotonic()
+            began = time.monotonic()
+            at = began + self._offset
             attempts = await self._deliver(station, batch)
             station.flight_free, seconds = True, time.monotonic() - began
             if traces.on():
