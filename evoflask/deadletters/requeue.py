@@ -26,6 +26,7 @@ from evoflask.deadletters.reading import (
     count,
     get,
     is_open,
+    matches,
     no_letter,
 )
 from evoflask.deadletters.walk import Found, Key
@@ -108,7 +109,7 @@ def requeue_many(
     """Requeue letters to the end, while the caller waits: for a command. `tell`: is told how
     many are done. Raises what `EventManager.requeue` does if nothing was requeued."""
     operation = walk.plan("requeue", wanted, "", limit=limit, onto=onto)
-    kind, context = Requeue(), Context(manager, sys.maxsize)
+    kind, context = Requeue(patient=False), Context(manager, sys.maxsize)
     stopped: Unavailable | None = None
     finished = False
     while not finished:
@@ -152,7 +153,13 @@ class _Work:
 
 
 class Requeue:
-    """Letters of a filter, those of a lane in the order in which they were accepted."""
+    """Letters of a filter, those of a lane in the order in which they were accepted.
+
+    `patient`: not over while somebody has claimed one of them, who may have been killed.
+    """
+
+    def __init__(self, *, patient: bool = True) -> None:
+        self._patient = patient
 
     def count(self, operation: Operation) -> int:
         """Letters with a body and a lane that they can be requeued to."""
@@ -168,7 +175,9 @@ class Requeue:
         while work.done < work.room:
             found = walk.look(wanted, work.place)
             if found is None:
-                return work.piece(finished=True)
+                claimed = _before_claims(wanted) if self._patient else None
+                work.place = claimed or work.place
+                return work.piece(finished=claimed is None)
             try:
                 self._do(work, found, until)
             except Unavailable:
@@ -209,6 +218,16 @@ class Requeue:
 
 
 operations.KINDS["requeue"] = Requeue()
+
+
+def _before_claims(wanted: Filter) -> list[str] | None:
+    """The place before the first letter of the filter that is claimed; None: none is."""
+    claimed = DeadLetter.requeued_run.is_null(False) & DeadLetter.requeued_run.startswith(CLAIM)
+    query: Any = DeadLetter.select(DeadLetter.lane, DeadLetter.entry)
+    query = query.where(claimed & matches(wanted)).order_by(DeadLetter.lane, DeadLetter.entry)
+    with db.translate():
+        first = query.limit(1).tuples().first()
+    return None if first is None else [first[0], first[1][:-1]]
 
 
 def _live(lanes: Sequence[str]) -> set[str]:

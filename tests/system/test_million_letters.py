@@ -48,14 +48,15 @@ FROM n JOIN (SELECT *, row_number() OVER (ORDER BY id) - 1 AS nth FROM subscript
 """
 
 
-def fill(house: House) -> None:
-    """Letters of all tenants whose names begin with `dead`."""
+def fill(house: House, letters: int = LETTERS, tenants: int = TENANTS) -> None:
+    """Letters of the tenants whose names begin with `dead`."""
     with contextlib.closing(sqlite3.connect(house.database, timeout=60)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
-        for first in range(0, LETTERS, 100_000):
-            facts = {"first": first, "last": first + 99_999, "now": time.time()}
+        for first in range(0, letters, 100_000):
+            last = min(first + 100_000, letters) - 1
+            facts = {"first": first, "last": last, "now": time.time(), "tenants": tenants}
             with connection:
-                connection.execute(WRITE, facts | {"tenants": TENANTS})
+                connection.execute(WRITE, facts)
 
 
 class Operator:
@@ -159,3 +160,29 @@ def test_a_million_letters_are_answered_within_a_second_and_disturb_no_worker(
     assert house.lane("busy").waiting > 0, "the worker had nothing to do"
     assert max(operator.medians().values()) < ANSWER, operator.medians()
     assert statistics.median(ratios) >= RATIO, ratios
+
+
+@pytest.mark.slow
+def test_a_requeue_goes_on_after_its_clock_was_killed_and_repeats_a_piece_at_most(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    house = make_house()
+    Tenants(house, {"dead0": receiver.url("/ok")})
+    fill(house, 8_000, 1)
+    client = house.client()
+
+    begun = client.good("POST", "/deadletter/requeue", {"instance": "dead0"})
+    path = f"/operation/{begun['operation']}"
+    wait_for(lambda: client.good("GET", path)["done"] > begun["requeued"], 20, "the clock's work")
+    house.kill9("clock")
+    killed_at = client.good("GET", path)
+    house.start("clock")
+    wait_for(lambda: client.good("GET", path)["state"] == "done", 60, "its end", 0.2)
+    house.wait_quiet()
+
+    assert killed_at["state"] == "running"
+    ids = receiver.ids()
+    assert set(ids) == {f"order-{n}" for n in range(8_000)}
+    assert len(ids) - 8_000 <= 100  # the append whose mark the kill prevented
+    assert client.good("GET", "/deadletter")["total"] == 0
+    assert house.off() == {}

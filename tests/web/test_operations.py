@@ -10,7 +10,7 @@ import pytest
 import redis
 from flask import Flask
 
-from evoflask import models, operations
+from evoflask import deadletters, models, operations
 from evoflask.delivery import operator as operator_module
 from evoflask.delivery.operator import Operator
 from evoflask.errors import BadInput, OutboxDown
@@ -18,6 +18,7 @@ from evoflask.manager import EventManager
 from evoflask.models import Operation
 from evoflask.operations import Context, Piece
 from evoflask.outbox import Outbox
+from evoflask.outbox.timetable import Persisted
 from tests.web import steps
 from tests.web.conftest import Request
 
@@ -127,6 +128,25 @@ def test_letters_that_come_while_it_runs_are_not_met(
 
     assert seen(call, operation)["done"] == 250
     assert call("GET", "/deadletter").json["total"] == 100
+
+
+def test_letters_that_a_killed_one_had_claimed_are_requeued_once_the_claim_ends(
+    call: Request, begin: Begin, operator: Operator
+) -> None:
+    operation = begin(250)
+    is_open = models.DeadLetter.requeued_at.is_null()
+    last = models.DeadLetter.select().where(is_open).order_by(models.DeadLetter.entry.desc())
+    claim = {"requeued_at": time.time() - 60, "requeued_run": "claim:of the dead"}
+    models.DeadLetter.update(claim).where(models.DeadLetter.id == last.first().id).execute()
+
+    for _ in range(5):
+        operator.turn()
+    waits = seen(call, operation)
+    deadletters.confirm(Persisted("", False), time.time())
+    to_the_end(operator)
+
+    assert (waits["state"], waits["done"]) == ("running", 249)
+    assert (seen(call, operation)["state"], seen(call, operation)["done"]) == ("done", 250)
 
 
 def test_a_full_redis_delays_it_and_it_says_so(
