@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from evoflask import metrics
+from evoflask.metrics import Letters
 from evoflask.outbox.totals import Memory, Totals
 from tests.conftest import missing
 
@@ -23,7 +24,7 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 def told() -> dict[str, set[str]]:
     """Each metric that `/metrics` may tell of, and its labels, the histogram's own left out."""
     totals = Totals({"webhook:failed:refused": 1}, {}, Memory(1, 2))
-    text = metrics.render(totals, ["webhook"], {}, {"ring": 1.0}).decode()
+    text = metrics.render(totals, ["webhook"], Letters({}, 0), {"ring": 1.0}).decode()
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -96,8 +97,8 @@ def test_promtool_accepts_the_rules_and_their_tests(root: Path, command: tuple[s
     assert said.returncode == 0, said.stdout + said.stderr
 
 
-@pytest.mark.parametrize("letters", [None, {}])
-def test_promtool_finds_no_fault_in_what_metrics_tells(letters: dict[str, int] | None) -> None:
+@pytest.mark.parametrize("letters", [None, Letters({"webhook": 2}, 1)])
+def test_promtool_finds_no_fault_in_what_metrics_tells(letters: Letters | None) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         missing("promtool is not installed: `scripts/prepare servers` installs prometheus.")

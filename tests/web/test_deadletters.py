@@ -377,7 +377,7 @@ def test_a_full_outbox_is_503_and_the_letters_stay(
     call: Request, instance: str, die: Die, redis_client: redis.Redis
 ) -> None:
     die(3)
-    redis_client.config_set("maxmemory", redis_client.info("memory")["used_memory"] + 1000)
+    redis_client.config_set("maxmemory", redis_client.info("memory")["used_memory"] // 2)
 
     answer = call("POST", "/deadletter/requeue", {})
 

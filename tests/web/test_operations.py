@@ -153,7 +153,7 @@ def test_a_full_redis_delays_it_and_it_says_so(
     call: Request, begin: Begin, operator: Operator, redis_client: redis.Redis
 ) -> None:
     operation = begin(250)
-    redis_client.config_set("maxmemory", redis_client.info("memory")["used_memory"] + 1000)
+    redis_client.config_set("maxmemory", redis_client.info("memory")["used_memory"] // 2)
 
     operator.turn()
     hindered = seen(call, operation)
