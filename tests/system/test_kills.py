@@ -105,7 +105,9 @@ def test_a_worker_killed_around_a_send_costs_a_repeat_and_no_event(
     house.wait_quiet(30)
     arrived = receiver.ids()
     assert list(dict.fromkeys(arrived)) == ids
-    assert len(arrived) == 10 + (place == "send-settle")
+    # The first settle may be one that only asks for more: what was sent meanwhile is repeated.
+    repeats = {"send-settle": {1}, "settle-note": set(range(10))}.get(place, {0})
+    assert len(arrived) - 10 in repeats
     assert house.lane("a").count("delivered") == 10
     assert house.off() == {}
     before, after = place.split("-")
