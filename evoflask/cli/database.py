@@ -1,0 +1,31 @@
+"""The database's schema and identity."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import AppGroup
+
+from evoflask.cli.speech import spoken
+
+db = AppGroup("db", help="The database's schema and identity.")
+
+
+@db.command("upgrade")
+def upgrade() -> None:
+    """Run the migrations that this database does not have yet."""
+    from evoflask.db import upgrade
+
+    for name in upgrade():
+        click.echo(name)
+
+
+@db.command("adopt")
+@spoken
+def adopt() -> None:
+    """Give a restored database a new epoch, and bring Redis in line with it."""
+    from evoflask import configuration
+    from evoflask.web import parts
+
+    click.echo(f"The database's epoch is {configuration.adopt()} now.")
+    pushed = configuration.push_all(parts().outbox)
+    click.echo(f"{pushed} instances were pushed to Redis.")
