@@ -68,10 +68,12 @@ class Table:
         why: str = "",
         *,
         ordered: bool = True,
+        lost: int = 0,
     ) -> list[Received]:
         """Asserts that nothing is lost, that first arrivals are in order and that each repeat
         is explained by one of the faults; then writes the row. Returns what arrived.
-        `ordered`: false where events pass others that could not be sent, as they may."""
+        `ordered`: false where events pass others that could not be sent, as they may. `lost`:
+        how many were, before their producer repeated them."""
         received = arrivals.received() if isinstance(arrivals, Receiver) else list(arrivals)
         missing, disorder = ledger.missing(received), ledger.disorder(received)
         assert not missing, f"{len(missing)} of {len(ledger)} lost: {missing[:5]}"
@@ -81,7 +83,7 @@ class Table:
         repeats, left = (faults or Faults()).explain(ours)
         assert not left, f"{len(left)} repeats that no fault explains: {left[:5]}"
         reason = why or ("under way when it was done" if repeats else "")
-        self.write(Row(fault, done, len(ledger), 0, len(repeats), reason))
+        self.write(Row(fault, done, len(ledger), lost, len(repeats), reason))
         return received
 
 

@@ -173,7 +173,7 @@ def test_servers_killed_and_stopped_under_load_have_every_event_in_the_end(
             assert repeats == 0
             why.append("the stream drops repeats by their id")
         if sink == "sqs" and letters:
-            why.append(f"{len(letters)} were letters, of a queue that was not there yet")
+            why.append(f"letters first, of a queue that was not there yet: {len(letters)}")
         done = "killed, and later stopped, under load"
         name = {"nats": "NATS", "sqs": "SQS", "pusher": "soketi"}[sink]
         table.write(Row(f"{name} restarted", done, len(accepted.ids), 0, repeats, "; ".join(why)))
