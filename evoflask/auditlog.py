@@ -31,7 +31,7 @@ def note(
     would ask, counts and ids, never a payload or a secret. Raises `DatabaseDown`."""
     name = None if instance is None else instance.name
     told = {"by": by, "action": action, "instance": name, "subscription": subscription} | facts
-    log.info("done by hand", extra={k: v for k, v in told.items() if v is not None})
+    log.info("noted in the audit log", extra={k: v for k, v in told.items() if v is not None})
     with db.writing():
         row: AuditLog = AuditLog.create(
             by=by,
@@ -57,7 +57,7 @@ def note_done(
 
 def add(row: AuditLog, **facts: Any) -> None:
     """Say more about what was noted, where that is known only afterwards."""
-    log.info("done by hand", extra={"action": row.action, "instance": row.instance_name} | facts)
+    log.info("noted in the audit log", extra={"action": row.action, "instance": row.instance_name} | facts)
     try:
         with db.writing():
             AuditLog.update(facts=row.facts | facts).where(AuditLog.id == row.id).execute()
