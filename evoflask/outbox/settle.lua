@@ -117,8 +117,9 @@ local ids, active = {}, h.on == '1' and h.stop ~= '1'
 if hold > 0 then
   h['end'] = NOW + hold
   call('HSET', key, 'end', h['end'])
-  if ARGV[8] ~= '' and call('HGET', key, 'mark') ~= ARGV[8] then
-    call('HSET', key, 'mark', ARGV[8], 'marks', 0)
+  if ARGV[8] ~= '' then
+    if call('HGET', key, 'mark') ~= ARGV[8] then call('HSET', key, 'mark', ARGV[8], 'marks', 0) end
+    call('HSET', key, 'marked', 1)
   end
   local want = active and tonumber(ARGV[4]) or 0
   if want > 0 then
@@ -126,7 +127,7 @@ if hold > 0 then
     if #ids < want * 2 then call('HSET', key, 'hungry', 1) end
   end
 else
-  call('HDEL', key, 'token', 'end', 'lost', 'mark', 'marks', 'hungry')
+  call('HDEL', key, 'token', 'end', 'lost', 'mark', 'marks', 'marked', 'hungry')
   h.token, h.lost = nil, nil
 end
 local d = redate(s, h)

@@ -22,10 +22,12 @@ local out = { NOW }
 local function count_loss(s, h)
   local key = P .. 'lane:' .. s
   h.lost = call('HINCRBY', key, 'lost', 1)
-  call('HDEL', key, 'token', 'end', 'hungry')
+  -- Only a hold in which it was marked says something of the entry: a hold whose answer never
+  -- arrived was lost too, and nothing was started in it.
+  local mark, marked = unpack(call('HMGET', key, 'mark', 'marked'))
+  call('HDEL', key, 'token', 'end', 'hungry', 'marked')
   h.token = nil
-  local mark = call('HGET', key, 'mark')
-  if not mark then return end
+  if not mark or not marked then return end
   if call('HINCRBY', key, 'marks', 1) >= CRASHES then
     call('HDEL', key, 'mark', 'marks')
     if call('ZREM', P .. 'waiting:' .. s, mark) == 1 then

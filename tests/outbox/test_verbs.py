@@ -7,9 +7,10 @@ import re
 import pytest
 import redis
 
+from evoflask.dev.process import wait_for
 from evoflask.outbox import LaneConfig, Limits, NewEntry, Outbox, keys, verbs
 from evoflask.outbox.feed import START, Feed
-from evoflask.outbox.verbs import Ended
+from evoflask.outbox.verbs import Ended, Held, Want
 
 HOOK = LaneConfig("s1", "webhook", True)
 
@@ -260,3 +261,47 @@ def test_a_full_redis_refuses_what_only_websockets_want(
         redis_client.config_set("maxmemory", "1gb")
 
     assert (refused.status, refused.full) == ("full", "memory")
+
+
+def take_next(outbox: Outbox, token: str, *, alone: bool) -> Held:
+    """The lane, as soon as the hold before is over; this one lasts a moment."""
+    found: list[Held] = []
+
+    def taken() -> bool:
+        call = verbs.take(0, "webhook", token, hold=0.005, lanes=1, ids=1, alone=alone)
+        found.extend(outbox.run(call).lanes)
+        return bool(found)
+
+    wait_for(taken, 5)
+    return found[0]
+
+
+def test_an_entry_is_blamed_only_for_lost_holds_in_which_it_was_started(outbox: Outbox) -> None:
+    append(outbox, entry(1))
+    for n in range(3):
+        take_next(outbox, f"q{n}", alone=False)
+
+    def is_quarantined() -> bool:
+        outbox.run(verbs.take(0, "webhook", "q", hold=0.005, lanes=1, ids=1))
+        return outbox.run(verbs.look(0, ["s1"]))[0].count("lost") == 3
+
+    wait_for(is_quarantined, 5)
+
+    def hold(n: int, *, starts: bool) -> None:
+        held = take_next(outbox, f"a{n}", alone=True)
+        if starts:
+            mark = Want(mark=held.ids[0][0])
+            assert outbox.run(verbs.settle(0, "s1", held.token, [], hold=0.005, want=mark)).held
+
+    for n in range(6):
+        hold(n, starts=True)
+    for n in range(6, 20):
+        hold(n, starts=False)  # the answer never arrived
+    assert outbox.run(verbs.look(0, ["s1"]))[0].dying == 0
+    hold(20, starts=True)
+
+    def is_dying() -> bool:
+        outbox.run(verbs.take(0, "webhook", "last", hold=0.005, lanes=1, ids=1, alone=True))
+        return outbox.run(verbs.look(0, ["s1"]))[0].dying == 1
+
+    wait_for(is_dying, 5)
