@@ -57,7 +57,10 @@ def note_done(
 
 def add(row: AuditLog, **facts: Any) -> None:
     """Say more about what was noted, where that is known only afterwards."""
-    log.info("noted in the audit log", extra={"action": row.action, "instance": row.instance_name} | facts)
+    log.info(
+        "noted in the audit log",
+        extra={"action": row.action, "instance": row.instance_name} | facts,
+    )
     try:
         with db.writing():
             AuditLog.update(facts=row.facts | facts).where(AuditLog.id == row.id).execute()
