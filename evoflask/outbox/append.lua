@@ -62,7 +62,7 @@ if wanted then
   end
 end
 
-local duplicates, kept, accepted = {}, 0, 0
+local duplicates, kept, accepted, given_ids = {}, 0, 0, 0
 local numbered, told, first, last = tonumber(c[4] or 0), 0, nil, nil
 for a = HEAD + 1, #ARGV, STEP do
   local id, given, event, meta, data, size, to, ws = unpack(ARGV, a, a + 7)
@@ -98,6 +98,7 @@ for a = HEAD + 1, #ARGV, STEP do
     end
     if given == '1' then
       call('ZADD', P .. 'seen:' .. i, NOW, id)
+      given_ids = given_ids + 1
     end
     accepted = accepted + 1
   else
@@ -156,10 +157,10 @@ if seen_ms > 0 and call('EXISTS', P .. 'seen:' .. i) == 1 then
   call('PEXPIRE', P .. 'seen:' .. i, seen_ms)
   local over = call('ZCARD', P .. 'seen:' .. i) - seen_ids
   if over > 0 then call('ZREMRANGEBYRANK', P .. 'seen:' .. i, 0, over - 1) end
-  for _ = 1, 2 do
-    local first = call('ZRANGE', P .. 'seen:' .. i, 0, 0, 'WITHSCORES')
-    if not first[1] or tonumber(first[2]) > NOW - seen_ms then break end
-    call('ZREM', P .. 'seen:' .. i, first[1])
-  end
+  -- Those whose time is over: more than came, so that they become fewer whatever the batches.
+  local first = call('ZRANGE', P .. 'seen:' .. i, 0, given_ids + 1, 'WITHSCORES')
+  local past = 0
+  while first[past * 2 + 2] and tonumber(first[past * 2 + 2]) <= NOW - seen_ms do past = past + 1 end
+  if past > 0 then call('ZREMRANGEBYRANK', P .. 'seen:' .. i, 0, past - 1) end
 end
 return { 'ok', duplicates, bells }

@@ -305,3 +305,26 @@ def test_an_entry_is_blamed_only_for_lost_holds_in_which_it_was_started(outbox: 
         return outbox.run(verbs.look(0, ["s1"]))[0].dying == 1
 
     wait_for(is_dying, 5)
+
+
+def test_ids_whose_time_is_over_are_forgotten_as_fast_as_batches_bring_new_ones(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    kept = keys.of(0, "seen:i1")
+
+    def batch(n: int) -> None:
+        append(outbox, *(entry(n * 10 + m, given=True) for m in range(10)), seen_seconds=0.2)
+
+    def is_over() -> bool:
+        """Redis' clock is past the time of the newest."""
+        seconds, micros = redis_client.time()
+        newest = redis_client.zrange(kept, -1, -1, withscores=True)
+        return not newest or (seconds * 1e3 + micros / 1e3) - newest[0][1] > 201
+
+    for n in range(4):
+        batch(n)
+        redis_client.persist(kept)  # or all would go at once, as where nobody emits
+        wait_for(is_over, 5)
+
+    batch(4)
+    assert redis_client.zcard(kept) <= 20
