@@ -261,6 +261,22 @@ def test_the_oldest_attempts_go_beyond_a_number(outbox: Outbox, call: Request, l
     assert ids(call) == ["event-9", "event-8", "event-7", "event-6"]
 
 
+def test_the_log_is_shortened_by_one_statement_whatever_the_number(
+    outbox: Outbox, call: Request, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="peewee")
+
+    for n in range(1, 5):
+        log(f"batch-{n}", [tried(m) for m in range(n + 1)])
+        attempts.move(outbox, 0, time.monotonic() + 5)
+        assert attempts.forget(3600, 1, time.monotonic() + 5) == n + (n > 1)
+
+    statements = {str(record.msg[0]) for record in caplog.records if record.name == "peewee"}
+    deletes = [text for text in statements if text.startswith('DELETE FROM "delivery_log"')]
+    # The driver keeps what it prepared: each further text is memory of the clock's.
+    assert len(deletes) == 1
+
+
 def test_attempts_go_beyond_an_age(outbox: Outbox, call: Request, log: Log) -> None:
     log("one", [tried(1, at=time.time() - 7200), tried(2)])
     attempts.move(outbox, 0, time.monotonic() + 5)
