@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import orjson
 
-from evoflask import attempts, configuration, db, lanes, retained, routing
+from evoflask import attempts, configuration, deadletters, lanes, retained, routing
 from evoflask.configuration import State
 from evoflask.errors import NotFound
+from evoflask.formats import utc
 from evoflask.lanes import Lane
 from evoflask.models import DeadLetter, DeliveryLog, Subscription
 from evoflask.outbox import Outbox, entries, verbs
@@ -89,7 +89,7 @@ def explain(outbox: Outbox, name: str, event_id: str) -> Explained:
     is known; `OutboxDown`, `DatabaseDown`."""
     state = configuration.get(name)
     instance = state.instance
-    letters = _letters(instance.id, event_id)
+    letters = deadletters.of_event(instance.id, event_id)
     tried = attempts.of_event(instance.id, event_id)
     hints = {entry_of(each.entry) for each in letters} | {each.entry for each in tried}
     kept = retained.find(outbox, instance.partition, instance.outbox, event_id, hints)
@@ -105,16 +105,6 @@ def explain(outbox: Outbox, name: str, event_id: str) -> Explained:
         body=None if whole is None else retained.body(name, event_id, whole),
         told=_told(outbox, known),
     )
-
-
-_SMALL = [field for field in DeadLetter._meta.sorted_fields if field is not DeadLetter.data]
-
-
-def _letters(instance_id: int, event_id: str) -> list[DeadLetter]:
-    """The event's letters, also those that were requeued or discarded in the last day."""
-    where = (DeadLetter.instance_id == instance_id) & (DeadLetter.event_id == event_id)
-    with db.translate():
-        return list(DeadLetter.select(*_SMALL).where(where).order_by(DeadLetter.id))
 
 
 def _event(known: _Known) -> str:
@@ -292,18 +282,13 @@ def _unknown(outbox: Outbox, state: State, event_id: str) -> NotFound:
     edge = entries.edge(outbox, instance.partition, instance.outbox)
     oldest = attempts.oldest()
     forgotten = (
-        f"Events accepted until {_date(edge)} are forgotten unless they wait"
+        f"Events accepted until {utc(edge)} are forgotten unless they wait"
         if edge
         else "No event of this instance is forgotten yet"
     )
-    kept = f"begins at {_date(oldest)}" if oldest else "is empty"
+    kept = f"begins at {utc(oldest)}" if oldest else "is empty"
     return NotFound(
         f'The "{instance.name}" instance has no event "{event_id}" any more',
         "It was never accepted, no subscription wanted it, or it is forgotten.",
         f"{forgotten}; the delivery log {kept}.",
     )
-
-
-def _date(at: float) -> str:
-    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")

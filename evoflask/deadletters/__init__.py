@@ -20,6 +20,7 @@ from evoflask.deadletters.reading import (
     find,
     get,
     newest_of,
+    of_event,
     reasons,
     refuse_websocket,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "forget",
     "get",
     "newest_of",
+    "of_event",
     "plan",
     "reasons",
     "refuse_websocket",

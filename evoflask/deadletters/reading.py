@@ -188,6 +188,14 @@ def get(letter: int, instances: Sequence[int] | None = None) -> DeadLetter:
     return row
 
 
+def of_event(instance: int, event_id: str) -> list[DeadLetter]:
+    """An event's letters, also those that were requeued or discarded in the last day, the first
+    one first, without their bodies."""
+    same = (DeadLetter.instance_id == instance) & (DeadLetter.event_id == event_id)
+    with db.translate():
+        return list(DeadLetter.select(*_SMALL).where(same).order_by(DeadLetter.id))
+
+
 def newest_of(lane: str) -> DeadLetter | None:
     """Of a lane's letters the one whose event was accepted last, without its body."""
     with db.translate():
