@@ -11,7 +11,8 @@
     │   ├── OutboxDown           Redis cannot be reached, or refuses
     │   ├── OutboxFull           memory is short
     │   └── DatabaseDown         the database cannot be reached, or refuses
-    └── Misconfigured            a setting is wrong; the process does not start
+    ├── Misconfigured            a setting is wrong; the process does not start
+    └── Undecipherable           a stored secret that no key opens
 
 The drawing is compared with the classes by a test. `web/errors.py` renders them; nobody
 else turns an error into an answer.
@@ -77,4 +78,8 @@ class DatabaseDown(Unavailable):
 
 
 class Misconfigured(EvoflaskError):
+    pass
+
+
+class Undecipherable(EvoflaskError):
     pass
