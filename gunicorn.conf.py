@@ -6,10 +6,11 @@ from pathlib import Path
 
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import ThreadWorker
 
 from evoflask import health, log, traces
 from evoflask.errors import Misconfigured
+from evoflask.serving.arrival import Bounds
+from evoflask.serving.worker import Patience, PatientWorker, allow_files
 from evoflask.settings import Settings
 
 try:
@@ -35,15 +36,24 @@ class _Logger(Logger):
 bind = f"0.0.0.0:{_settings.port}"
 # A second web process on the same port: one takes over before the other one ends.
 reuse_port = True
-worker_class = "gthread"
+# A thread gets a request when the whole of it is there.
+worker_class = PatientWorker
+PatientWorker.patience = Patience(
+    bounds=Bounds(head=65_536, body=_settings.max_body_bytes),
+    head=_settings.web_head_seconds,
+    rate=_settings.web_body_bytes_per_second,
+    send=_settings.web_send_seconds,
+    buffer=_settings.web_buffer_bytes,
+)
 workers = _settings.web_concurrency
 # A socket keeps a thread as long as it lasts: those for requests are beside them.
 threads = _settings.web_threads + _settings.websocket_max_clients
-worker_connections = 1000 + threads
+worker_connections = _settings.web_connections + threads
+allow_files(worker_connections)
 # A platform kills 30 s after its SIGTERM.
 graceful_timeout = 25
 timeout = 60
-keepalive = 5
+keepalive = _settings.web_idle_seconds
 # Heartbeats of the workers are writes to a file: not on a disk that may stall.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 # It would be opened in the home folder of the user, for everybody's gunicorn there.
@@ -52,7 +62,7 @@ accesslog = None
 logger_class = _Logger
 
 
-def post_worker_init(worker: ThreadWorker) -> None:
+def post_worker_init(worker: PatientWorker) -> None:
     """Sockets must hear of a SIGTERM, else the worker would wait for them in vain. What
     exports spans is a thread, so it begins after the fork."""
     traces.configure(_settings, "web")
@@ -60,7 +70,7 @@ def post_worker_init(worker: ThreadWorker) -> None:
     registry.alive = lambda: worker.alive
 
 
-def worker_exit(server: object, worker: ThreadWorker) -> None:
+def worker_exit(server: object, worker: PatientWorker) -> None:
     """Its last spans."""
     traces.close()
 

@@ -550,6 +550,63 @@ class Settings:
     web_threads: int = _field(
         16, About("WEB_THREADS", "Threads of each of them.", whole(1, 1_024), "threads")
     )
+    web_connections: int = _field(
+        4_096,
+        About(
+            "WEB_CONNECTIONS",
+            "Connections of each web worker process beside those that are being answered; with "
+            "one more the one that has been idle longest is closed.",
+            whole(1, 60_000),
+            "connections",
+        ),
+    )
+    web_idle_seconds: int = _field(
+        5,
+        About(
+            "WEB_IDLE_SECONDS",
+            "How long a connection is kept open for its next request.",
+            whole(1, 3_600),
+            "seconds",
+        ),
+    )
+    web_head_seconds: float = _field(
+        10.0,
+        About(
+            "WEB_HEAD_SECONDS",
+            "How long a client may take for a request's head, and for the first bytes of its "
+            "body; past it the answer is 408.",
+            number(0.1, 3_600),
+            "seconds",
+        ),
+    )
+    web_body_bytes_per_second: int = _field(
+        1_000,
+        About(
+            "WEB_BODY_BYTES_PER_SECOND",
+            "How fast a body must come after that, on average; else 408.",
+            whole(1, 1_000_000_000),
+            "bytes/s",
+        ),
+    )
+    web_buffer_bytes: int = _field(
+        268_435_456,
+        About(
+            "WEB_BUFFER_BYTES",
+            "Bytes of requests on their way that each web worker process has in memory; with "
+            "more, the one that has been on its way longest is answered 503.",
+            whole(65_536, 1 << 40),
+            "bytes",
+        ),
+    )
+    web_send_seconds: float = _field(
+        30.0,
+        About(
+            "WEB_SEND_SECONDS",
+            "How long a client may take for its answer, before it is cut.",
+            number(0.1, 3_600),
+            "seconds",
+        ),
+    )
     worker_processes: int = _field(
         1,
         About(

@@ -1,0 +1,330 @@
+"""Clients that are slow, silent or many, against a real web process: the others do not notice.
+
+Times are compared with those of the same requests in the same run, without company.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import statistics
+import threading
+import time
+from typing import Self
+
+import pytest
+import requests
+
+from evoflask.dev.process import wait_for
+from tests.system.conftest import MakeHouse
+from tests.system.house import API_KEY, House
+
+HEAD = f"POST /event/emit/a HTTP/1.1\r\nHost: a\r\napikey: {API_KEY}\r\n"
+EMIT = '{"event": "CALL", "data": {}}'
+WHOLE = f"{HEAD}Content-Type: application/json\r\nContent-Length: {len(EMIT)}\r\n\r\n{EMIT}"
+SLOW = f"{HEAD}Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+
+
+class Peer:
+    """A client on a socket of its own, byte by byte."""
+
+    def __init__(self, house: House) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", house.port), timeout=20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def say(self, text: str) -> None:
+        self.sock.sendall(text.encode())
+
+    def hear(self, until: bytes = b"", least: int = 1) -> bytes:
+        """Everything up to the end, or to so many occurrences of `until`."""
+        heard = b""
+        while not until or heard.count(until) < least:
+            piece = self.sock.recv(65_536)
+            if not piece:
+                break
+            heard += piece
+        return heard
+
+    def ended(self) -> bool:
+        """Whether the other side hung up."""
+        self.sock.settimeout(0)
+        try:
+            while self.sock.recv(65_536):
+                pass
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass
+        finally:
+            self.sock.settimeout(20)
+        return True
+
+
+class Drip:
+    """Many connections that say a byte each now and then, in one thread."""
+
+    def __init__(self, house: House, many: int, first: str, every: float) -> None:
+        self._peers = [Peer(house) for _ in range(many)]
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        for peer in self._peers:
+            if first:
+                peer.say(first)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        for peer in self._peers:
+            peer.sock.close()
+
+    @property
+    def left(self) -> int:
+        """How many are still connected."""
+        return sum(not peer.ended() for peer in self._peers)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            for peer in self._peers:
+                with contextlib.suppress(OSError):
+                    peer.sock.send(b"x")
+
+
+@pytest.fixture
+def house(make_house: MakeHouse) -> House:
+    """One web process with an instance that nobody delivers for."""
+    house = make_house(
+        workers=0,
+        clock=False,
+        web_threads=4,
+        websocket_max_clients=4,
+        web_head_seconds=4,
+        web_send_seconds=2,
+        web_connections=4_096,
+    )
+    house.client().create("a")
+    return house
+
+
+def p99(house: House, count: int = 200) -> float:
+    """Seconds, of new connections one after the other that emit."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        answer = requests.post(
+            f"http://127.0.0.1:{house.port}/event/emit/a",
+            json={"event": "CALL", "data": {}},
+            headers={"apikey": API_KEY},
+            timeout=20,
+        )
+        assert answer.status_code == 202
+        times.append(time.perf_counter() - began)
+    return statistics.quantiles(times, n=100)[98]
+
+
+def compare(name: str, alone: float, beside: float) -> None:
+    """The generous bound: a waiting thread would be seconds."""
+    print(f"{name}: p99 {alone * 1000:.1f} ms alone, {beside * 1000:.1f} ms beside them, ", end="")
+    print(f"{beside / alone:.1f} times")
+    assert beside < max(20 * alone, 1.0)
+
+
+def test_two_thousand_that_say_nothing_keep_nobody_waiting(house: House) -> None:
+    alone = p99(house)
+
+    with Drip(house, 2_000, "", every=60) as idle:
+        assert idle.left == 2_000
+        beside = p99(house, 100)
+        wait_for(lambda: idle.left == 0, 20, "all of them to be hung up on")
+
+    compare("2,000 idle connections", alone, beside)
+
+
+@pytest.mark.parametrize(
+    "first", ["POST /event/emit/a HTTP/1.1\r\nX: ", SLOW], ids=["head", "body"]
+)
+def test_five_hundred_that_say_a_byte_a_second_keep_nobody_waiting(
+    house: House, first: str
+) -> None:
+    alone = p99(house)
+
+    with Drip(house, 500, first, every=1) as drip:
+        beside = p99(house)
+        wait_for(lambda: drip.left == 0, 20, "all of them to be cut")
+
+    compare("500 dripping connections", alone, beside)
+
+
+def test_who_is_too_slow_is_told_so(house: House) -> None:
+    with Peer(house) as peer:
+        peer.say(SLOW)
+
+        answer = peer.hear()
+
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert answer.endswith(
+        b'{"status": 408, "error": "Request Timeout", '
+        b'"response": {"message": ["The request was not received: too slow."]}}'
+    )
+
+
+def test_a_body_that_comes_slowly_but_comes_is_accepted(house: House) -> None:
+    body = '{"event": "CALL", "data": "' + "x" * 6_000 + '"}'
+    with Peer(house) as peer:
+        peer.say(f"{HEAD}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")
+        for at in range(
+            0, len(body), 500
+        ):  # 2,000 bytes a second, and longer than the head may take
+            peer.say(body[at : at + 500])
+            time.sleep(0.25)
+
+        answer = peer.hear(b"}")
+
+    assert answer.startswith(b"HTTP/1.1 202 ")
+
+
+def test_who_never_hangs_up_after_the_last_answer_keeps_nobody_waiting(house: House) -> None:
+    alone = p99(house)
+    closing = WHOLE.replace("Host: a", "Host: a\r\nConnection: close")
+
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(house)) for _ in range(20)]
+        for peer in peers:
+            peer.say(closing)
+        beside = p99(house, 100)
+        assert all(peer.hear().startswith(b"HTTP/1.1 202 ") for peer in peers)
+
+    compare("20 connections that stay half open", alone, beside)
+
+
+def test_with_one_connection_too_many_the_longest_idle_one_goes(make_house: MakeHouse) -> None:
+    house = make_house(
+        workers=0, clock=False, web_connections=20, web_threads=1, websocket_max_clients=0
+    )
+    house.client().create("a")
+
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(Peer(house))
+        kept.say(WHOLE)
+        assert kept.hear(b"}").startswith(b"HTTP/1.1 202 ")
+        idle = [stack.enter_context(Peer(house)) for _ in range(40)]
+        wait_for(lambda: sum(peer.ended() for peer in idle) >= 20, 5, "half of them to be cut")
+        beside = p99(house, 20)
+
+        assert [peer.ended() for peer in idle] == sorted([p.ended() for p in idle], reverse=True)
+        assert not kept.ended()
+        assert beside < 5
+
+
+def test_with_too_much_on_its_way_the_oldest_is_refused(make_house: MakeHouse) -> None:
+    house = make_house(workers=0, clock=False, web_buffer_bytes=100_000)
+    house.client().create("a")
+
+    with Peer(house) as first, Peer(house) as second:
+        first.say(SLOW + "x" * 60_000)
+        time.sleep(0.2)  # both are on their way; there is nothing to look at
+        second.say(SLOW + "x" * 60_000)
+        answer = first.hear()
+
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 5\r\n" in answer
+        second.say("x" * 40_000)
+        assert second.hear(b"}").startswith(b"HTTP/1.1 400 ")  # whole, and no JSON
+
+
+def test_who_does_not_read_its_answer_is_cut(house: House) -> None:
+    peers = []
+    for _ in range(12):  # more than there are threads
+        peer = Peer(house)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        peers.append(peer)
+        ask = f"GET /instance/fetchInstances HTTP/1.1\r\nHost: a\r\napikey: {API_KEY}\r\n\r\n"
+        peer.say(ask * 500)
+
+    assert p99(house, 10) < 10
+    for peer in peers:
+        peer.sock.close()
+
+
+# -- what must go on as before -------------------------------------------------------------------
+
+
+def test_requests_that_come_together_are_answered_in_turn(house: House) -> None:
+    chunked = (
+        f"{HEAD}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"{len(EMIT):x}\r\n{EMIT}\r\n0\r\n\r\n"
+    )
+    with Peer(house) as peer:
+        peer.say(WHOLE + chunked + "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" + WHOLE)
+
+        answers = peer.hear(b"HTTP/1.1 ", 4)
+
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"202", b"202", b"200", b"202"]
+
+
+def test_who_waits_to_be_told_is_told_once(house: House) -> None:
+    head, _, body = WHOLE.partition("\r\n\r\n")
+    with Peer(house) as peer:
+        peer.say(f"{head}\r\nExpect: 100-continue\r\n\r\n")
+        told = peer.hear(b"\r\n\r\n")
+        peer.say(body)
+        answer = peer.hear(b"}")
+
+    assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert answer.startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_body_that_is_too_large_is_refused_unread(house: House) -> None:
+    large = f"{HEAD}Content-Type: application/json\r\nContent-Length: 99999999\r\n\r\n"
+    with Peer(house) as peer:
+        peer.say(large)
+
+        answer = peer.hear()
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_that_breaks_off_is_said_to(house: House) -> None:
+    with Peer(house) as peer:
+        peer.say(SLOW + "{")
+        peer.sock.shutdown(socket.SHUT_WR)
+
+        answer = peer.hear()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"ended before the length" in answer
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["Content-Length: 3\r\nContent-Length: 4", "Content-Length: 3\r\nTransfer-Encoding: chunked"],
+)
+def test_nothing_is_smuggled_behind_an_odd_head(house: House, odd: str) -> None:
+    with Peer(house) as peer:
+        peer.say(f"POST /healthz HTTP/1.1\r\nHost: a\r\n{odd}\r\n\r\n0\r\n\r\n{WHOLE}")
+
+        answers = peer.hear()
+
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert b" 202 " not in answers
+
+
+def test_a_head_without_an_end_is_refused(house: House) -> None:
+    with Peer(house) as peer:
+        peer.say("GET / HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):
+            for number in range(700):
+                peer.say(f"X-{number}: {'x' * 100}\r\n")
+        answer = peer.hear()
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
