@@ -6,7 +6,7 @@ import os
 
 from flask import Flask
 
-from evoflask import bell, cli, db, gateway, outbox
+from evoflask import bell, cli, db, gateway, outbox, vault
 from evoflask.configuration import Configuration
 from evoflask.manager import EventManager
 from evoflask.settings import Settings
@@ -45,6 +45,7 @@ BLUEPRINTS = (
 def create_app(settings: Settings | None = None) -> Flask:
     """Connects to nothing yet. Raises `Misconfigured`."""
     settings = settings or Settings.from_env(os.environ)
+    vault.unlock(settings)
     db.connect(settings)
     client = outbox.connect(settings.redis_url)
     box = outbox.Outbox(client)

@@ -7,7 +7,7 @@ from pathlib import Path
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from evoflask import health, log, traces
+from evoflask import health, log, traces, vault
 from evoflask.errors import Misconfigured
 from evoflask.serving.arrival import Bounds
 from evoflask.serving.worker import Patience, PatientWorker, allow_files
@@ -17,6 +17,7 @@ try:
     _settings = Settings.from_env(os.environ)
     if not _settings.api_key:
         raise Misconfigured("AUTHENTICATION_API_KEY is not set, and there is no server without it.")
+    vault.unlock(_settings)
     traces.check(_settings)
 except Misconfigured as error:
     sys.exit(log.refuse(error))

@@ -28,6 +28,7 @@ def clock(here: Stage) -> Iterator[None]:
         "REDIS_URL": here.settings.redis_url,
         "DATABASE_URL": here.settings.database_url,
         "AUTHENTICATION_API_KEY": "bench",
+        "ENCRYPTION_KEY": ",".join(here.settings.encryption_key),
         "LOG_LEVEL": "warning",
     }
     process = subprocess.Popen([sys.executable, "-m", "workers.clock"], env=env)

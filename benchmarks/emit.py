@@ -49,6 +49,7 @@ def run(single: int, batched: int) -> list[Cost]:
             "PORT": str(port),
             "WEB_CONCURRENCY": "1",
             "AUTHENTICATION_API_KEY": "bench",
+            "ENCRYPTION_KEY": ",".join(here.settings.encryption_key),
             "REDIS_URL": here.settings.redis_url,
             "DATABASE_URL": here.settings.database_url,
             "EVOFLASK_HOME": str(here.settings.home),

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from evoflask import configuration, db, models
+from evoflask import configuration, db, models, vault
 from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
 from evoflask.ids import event_id, random_id
@@ -21,6 +21,7 @@ from evoflask.models import Instance, Subscription
 from evoflask.outbox import NewEntry, Outbox, connect, verbs
 from evoflask.outbox.members import key_hash
 from evoflask.settings import Settings
+from evoflask.vault import new_key
 
 BODY = 1075
 """Bytes of a text message's `data`, the commonest body that has weight."""
@@ -75,6 +76,7 @@ class Stage:
         self.settings = settings
         self.receiver = receiver
         self.outbox = Outbox(connect(settings.redis_url))
+        vault.unlock(settings)
         db.connect(settings)
         db.upgrade()
 
@@ -164,6 +166,7 @@ def stage(**changes: object) -> Iterator[Stage]:
                 rq_redis_url=redis.url,
                 database_url=f"sqlite:///{home}/rows.db",
                 api_key="bench",
+                encryption_key=(new_key(),),
                 webhook_allow_networks=(ip_network("127.0.0.0/8"),),
                 **changes,  # type: ignore[arg-type]
             )

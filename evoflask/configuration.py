@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import orjson
 import peewee
 
 from evoflask import auditlog, db, schemas, sinks
@@ -30,6 +31,7 @@ from evoflask.errors import (
     NotFound,
     OutboxDown,
     Unavailable,
+    Undecipherable,
 )
 from evoflask.ids import NAME, OPERATOR, random_id
 from evoflask.models import AuditLog, DeadLetter, Instance, Meta, Subscription
@@ -215,15 +217,23 @@ def read_route(name: str) -> Route | None:
     )
 
 
-def read_lane_settings(lanes: Iterable[str]) -> dict[str, LaneSettings]:
-    """What a drain must know of these lanes, in one query. A lane without a row is left out."""
+def read_lane_settings(lanes: Iterable[str]) -> dict[str, LaneSettings | None]:
+    """What a drain must know of these lanes, in one query. A lane without a row is left out;
+    None: its secrets open with no key."""
     query = (
         Subscription.select(Subscription, Instance)
         .join(Instance)
         .where(Subscription.lane.in_(list(lanes)) & Instance.deleted_at.is_null())
     )
     with db.translate():
-        return {row.lane: _lane_settings(row) for row in query}
+        rows = list(query)
+    found: dict[str, LaneSettings | None] = {}
+    for row in rows:
+        try:
+            found[row.lane] = _lane_settings(row)
+        except Undecipherable:
+            found[row.lane] = None
+    return found
 
 
 def read_target(lane: str) -> Target | None:
@@ -241,8 +251,8 @@ def _lane_settings(row: Subscription) -> LaneSettings:
             sink=row.sink,
             format=row.format,
             timeout=row.timeout,
-            settings=row.settings,
-            secret=row.secret,
+            settings=row.open_settings(),
+            secret=row.open_secret(),
         ),
         concurrency=row.concurrency,
         wait=row.on_failure == "wait",
@@ -635,11 +645,12 @@ def _count(noted: AuditLog | None, discarded: int) -> None:
 
 
 def fields_of(row: Subscription) -> dict[str, Any]:
-    """A row as a body would say it, secrets included: what `schemas.merge` lays a patch over."""
+    """A row as a body would say it, secrets included: what `schemas.merge` lays a patch over.
+    Raises `Undecipherable`."""
     common = {field: getattr(row, column) for field, column in _COLUMNS.items()}
-    found: dict[str, Any] = schemas.defaults(row.sink) | row.settings | common
+    found: dict[str, Any] = schemas.defaults(row.sink) | row.open_settings() | common
     if row.sink == "webhook":
-        found["secret"] = row.secret
+        found["secret"] = row.open_secret()
     return found
 
 
@@ -648,7 +659,8 @@ def _write(
 ) -> None:
     values: dict[str, Any] = {column: merged[field] for field, column in _COLUMNS.items()}
     values["secret"] = merged["secret"] if sink == "webhook" else None
-    values["settings"] = {field: merged[field] for field in schemas.setting_names(sink)}
+    own = {field: merged[field] for field in schemas.setting_names(sink)}
+    values["settings"] = orjson.dumps(own).decode()
     if old is None:
         Subscription.create(instance=row, name=name, sink=sink, **values)
         return

@@ -10,9 +10,9 @@
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
     │   ├── OutboxDown           Redis cannot be reached, or refuses
     │   ├── OutboxFull           memory is short
-    │   └── DatabaseDown         the database cannot be reached, or refuses
-    ├── Misconfigured            a setting is wrong; the process does not start
-    └── Undecipherable           a stored secret that no key opens
+    │   ├── DatabaseDown         the database cannot be reached, or refuses
+    │   └── Undecipherable       a stored secret opens with no key that this process has
+    └── Misconfigured            a setting is wrong; the process does not start
 
 The drawing is compared with the classes by a test. `web/errors.py` renders them; nobody
 else turns an error into an answer.
@@ -77,9 +77,9 @@ class DatabaseDown(Unavailable):
     pass
 
 
+class Undecipherable(Unavailable):
+    retry_after = 30
+
+
 class Misconfigured(EvoflaskError):
-    pass
-
-
-class Undecipherable(EvoflaskError):
     pass

@@ -13,8 +13,10 @@ from typing import Any
 import orjson
 import peewee
 
+from evoflask import vault
 from evoflask.db import database
 from evoflask.ids import random_id
+from evoflask.vault import Sealed
 
 
 class JsonField(peewee.TextField):
@@ -27,6 +29,20 @@ class JsonField(peewee.TextField):
     def python_value(self, value: Any) -> Any:
         """What the row shows."""
         return None if value is None else orjson.loads(value)
+
+
+class SecretField(peewee.TextField):
+    """A text that is sealed in the database. A row shows it closed: `.open()` where it is used."""
+
+    def db_value(self, value: str | Sealed | None) -> str | None:
+        """What is stored. A closed one is stored as it is."""
+        if value is None or isinstance(value, Sealed):
+            return None if value is None else value.text
+        return vault.current().seal(value)
+
+    def python_value(self, value: str | None) -> Sealed | None:
+        """What the row shows."""
+        return None if value is None else Sealed(value)
 
 
 class Row(peewee.Model):
@@ -95,15 +111,25 @@ class Subscription(Row):
     retry = JsonField(null=True)
     """Seconds before each further try; None: the server's schedule."""
     timeout = peewee.DoubleField()
-    secret = peewee.TextField(null=True)
+    secret = SecretField(null=True)
     """What webhooks are signed with, `whsec_…`."""
-    settings = JsonField(default=dict)
+    settings = SecretField(default="{}")
+    """The sink's own, as JSON, sealed as a whole: URLs and headers carry keys too."""
     version = peewee.IntegerField(default=1)
     created_at = peewee.DoubleField(default=time.time)
     updated_at = peewee.DoubleField(default=time.time)
 
     class Meta:
         indexes = ((("instance", "name"), True),)
+
+    def open_settings(self) -> dict[str, Any]:
+        """The sink's own settings. Raises `Undecipherable`."""
+        found: dict[str, Any] = orjson.loads(self.settings.open())
+        return found
+
+    def open_secret(self) -> str | None:
+        """What webhooks are signed with. Raises `Undecipherable`."""
+        return None if self.secret is None else self.secret.open()
 
 
 class DeadLetter(Row):

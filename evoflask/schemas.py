@@ -23,19 +23,13 @@ from urllib.parse import urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, validate
 
-from evoflask import events
+from evoflask import events, masks
 from evoflask.errors import BadInput
 from evoflask.ids import EVENT_ID, NAME
 from evoflask.net import guard
 
 FORMATS: Final = ("standard",)
 INTEGRATIONS: Final = ("WHATSAPP-BAILEYS", "WHATSAPP-BUSINESS", "EVOLUTION")
-MASK: Final = "********"
-"""Stands for one of `SECRETS` in answers; sent back it keeps what is stored."""
-
-SECRETS: Final = frozenset({("pusher", "secret"), ("sqs", "secretAccessKey")})
-"""Settings of sinks that no answer shows."""
-
 READ_ONLY: Final = frozenset(
     {"id", "secretSet", "createdAt", "updatedAt", "instanceId", "delivery"}
 )
@@ -416,6 +410,14 @@ class Patch:
     """Where they stood in the body, for sentences: "webhook", or "" at the top."""
 
 
+def _revealed(patch: Patch, field: str, given: Any, stored: Any) -> Any:
+    try:
+        return masks.reveal(patch.sink, field, given, stored)
+    except masks.NothingBehind as error:
+        at = _join(patch.at, str(error))
+        raise BadInput(_sentence(at, "The mask stands for nothing: no value is stored.")) from error
+
+
 def merge(patch: Patch, stored: Mapping[str, Any] | None, enabled: bool | None) -> dict[str, Any]:
     """The whole subscription: the patch over what is stored, or over the defaults.
 
@@ -426,8 +428,7 @@ def merge(patch: Patch, stored: Mapping[str, Any] | None, enabled: bool | None) 
     if enabled is not None:
         merged.setdefault("enabled", enabled)
     for field, value in patch.given.items():
-        if (patch.sink, field) in SECRETS and value == MASK:
-            continue
+        value = _revealed(patch, field, value, merged.get(field))
         merged[field] = base[field] if value is None and field not in _NULL_IS_VALUE else value
     faults = [field for field in ("enabled",) if field not in merged]
     if merged.get("enabled"):

@@ -152,6 +152,21 @@ def signing_secret(text: str) -> str:
     return text
 
 
+def fernet_keys(text: str) -> tuple[str, ...]:
+    """A reader of keys that seal, `new,old`. Its complaint never shows them."""
+    found = tuple(each.strip() for each in text.split(","))
+    for each in found:
+        try:
+            size = len(base64.b64decode(each, altchars=b"-_", validate=True))
+        except ValueError:
+            size = 0
+        if size != 32:
+            raise ValueError("must be keys of 32 bytes in URL-safe base64, separated by commas")
+    if len(found) > 10:
+        raise ValueError("must be ten keys at most")
+    return found
+
+
 def schedule(text: str) -> tuple[float, ...]:
     """A reader of waits in seconds, `5, 30, 120`."""
     read = number(0, 604_800)
@@ -191,6 +206,19 @@ class Settings:
             "keeps it in the home.",
             key,
             default="none",
+        ),
+        secret=True,
+    )
+    encryption_key: tuple[str, ...] = _field(
+        (),
+        About(
+            "ENCRYPTION_KEY",
+            "What secrets are sealed with in the database: 32 bytes in URL-safe base64; several, "
+            "separated by commas, while one is replaced, the new one first. Nothing starts "
+            "without it; `make run` makes one and keeps it in the home, where it is found when "
+            "this is not set.",
+            fernet_keys,
+            default="the file `encryptionkey` in the home, else none",
         ),
         secret=True,
     )
@@ -778,7 +806,7 @@ class Settings:
         urls = [self.redis_url, self.rq_redis_url, self.database_url, self.rabbitmq_uri]
         urls.append(self.operator_webhook_url)
         found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
-        found.add(self.operator_webhook_secret)
+        found |= {self.operator_webhook_secret, *self.encryption_key}
         for each in map(urlsplit, _NEXT_URL.split(self.nats_uri)):
             # A user without a password is a token.
             found.add(each.username or "" if each.password is None else each.password)

@@ -10,8 +10,12 @@ when a row is read or written. Knows no row and no setting.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -20,6 +24,15 @@ from evoflask.errors import Misconfigured, Undecipherable
 PREFIX: Final = "sealed:1:"
 """What every sealed text begins with."""
 
+FILE: Final = "encryptionkey"
+"""In a home: the key that it made for itself."""
+
+NO_KEY: Final = (
+    "ENCRYPTION_KEY is not set, and nothing can be stored without it. Make one: "
+    "python3 -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
+)
+CLOSED: Final = "A stored secret opens with none of the keys in ENCRYPTION_KEY."
+
 
 class Vault:
     """Keys, the newest first. Raises `Misconfigured` for none, or for one that is not a key:
@@ -27,7 +40,7 @@ class Vault:
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys:
-            raise Misconfigured("ENCRYPTION_KEY: at least one key is needed")
+            raise Misconfigured(NO_KEY)
         try:
             fernets = [Fernet(key.encode()) for key in keys]
         except ValueError as error:  # its words say nothing of which key
@@ -47,7 +60,7 @@ class Vault:
         try:
             return self._all.decrypt(token).decode()
         except InvalidToken as error:
-            raise Undecipherable("a stored secret opens with none of ENCRYPTION_KEY") from error
+            raise Undecipherable(CLOSED) from error
 
     def stale(self, sealed: str) -> bool:
         """Whether it should be sealed again: the newest key does not open it."""
@@ -60,7 +73,7 @@ class Vault:
 
 def _token(sealed: str) -> bytes:
     if not sealed.startswith(PREFIX):
-        raise Undecipherable("a stored secret is not sealed")
+        raise Undecipherable("A stored secret is not sealed.")
     return sealed.removeprefix(PREFIX).encode()
 
 
@@ -78,8 +91,62 @@ def configure(keys: Sequence[str]) -> None:
     _vault = Vault(keys)
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a row holds of a secret: it is opened where it is used, so that whoever reads a row
+    for something else pays nothing, and one that does not open stands in nobody's way."""
+
+    text: str
+
+    def open(self) -> str:
+        """Raises `Undecipherable`."""
+        return current().open(self.text)
+
+    def __repr__(self) -> str:
+        return "Sealed(...)"
+
+
+class HasKeys(Protocol):
+    """What `unlock` needs of the settings."""
+
+    @property
+    def encryption_key(self) -> tuple[str, ...]: ...
+    @property
+    def home(self) -> Path: ...
+
+
+def unlock(settings: HasKeys) -> None:
+    """`configure` with the keys that are set, or with the one that the home made for itself.
+    Raises `Misconfigured` where there is neither, or the home's cannot be read."""
+    keys = settings.encryption_key
+    if not keys:
+        with contextlib.suppress(FileNotFoundError):
+            keys = _read(settings.home / FILE)
+    configure(keys)
+
+
+def _read(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text().split())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"ENCRYPTION_KEY is not set, and {path} cannot be read.") from error
+
+
+def make_key(home: Path) -> None:
+    """The home's own key, readable by its owner, unless it has one. Never written over: what it
+    sealed would be lost."""
+    with contextlib.suppress(FileExistsError):
+        file = os.open(home / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "w") as out:
+            out.write(f"{new_key()}\n")
+            out.flush()
+            os.fsync(file)
+
+
 def current() -> Vault:
     """The process's own. Raises `Misconfigured` before `configure`."""
     if _vault is None:
-        raise Misconfigured("ENCRYPTION_KEY: no key was given to this process")
+        raise Misconfigured(NO_KEY)
     return _vault

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 
+from evoflask import vault
 from evoflask.dev import process
 from evoflask.dev.process import wait_for as _wait_for
 from evoflask.dev.redis_server import RedisServer, find_binary
@@ -24,10 +25,12 @@ from evoflask.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 API_KEY = "test-key-of-the-suite"
+ENCRYPTION_KEY = "dGhlIHN1aXRlJ3Mgb3duIGtleSwgMzIgYnl0ZXMhISE="
 
 
 def pytest_configure() -> None:
     """Takes a part of the ports, and of the signals those that a shell took away."""
+    vault.configure([ENCRYPTION_KEY])
     # Several processes share the tests (pytest-xdist). A server that is down for a moment must
     # find its port free again, so nobody else looks for one there.
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -98,6 +101,7 @@ def settings(tmp_path: Path, redis_url: str) -> Callable[..., Settings]:
         usual: dict[str, Any] = {
             "home": home,
             "api_key": API_KEY,
+            "encryption_key": (ENCRYPTION_KEY,),
             "redis_url": redis_url,
             "webhook_allow_networks": LOOPBACK,
         }

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import evoflask.log
-from evoflask import sinks, traces
+from evoflask import sinks, traces, vault
 from evoflask.delivery.fleet import Fleet
 from evoflask.errors import Misconfigured
 from evoflask.settings import Settings
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command; the exit status."""
     try:
         settings = Settings.from_env(os.environ)
+        vault.unlock(settings)
         served = serve(arguments)
         traces.configure(settings, "worker")
     except Misconfigured as error:

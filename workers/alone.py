@@ -11,7 +11,7 @@ import os
 import sys
 
 import evoflask.log
-from evoflask import traces
+from evoflask import traces, vault
 from evoflask.delivery.drain import Drain
 from evoflask.settings import Settings
 
@@ -31,6 +31,7 @@ async def _run(drain: Drain, parent: int) -> None:
 def main() -> None:
     """The command."""
     settings = Settings.from_env(os.environ)
+    vault.unlock(settings)
     evoflask.log.configure(settings.log_level, settings.secrets(), settings.log_format)
     traces.configure(settings, "alone")
     asyncio.run(_run(Drain(settings, sys.argv[2:], alone=True), int(sys.argv[1])))

@@ -19,6 +19,7 @@ from typing import Protocol
 import redis
 
 import evoflask.log
+from evoflask import vault
 from evoflask.errors import Misconfigured
 from evoflask.log import Repeats
 from evoflask.settings import Settings
@@ -124,6 +125,7 @@ def main() -> int:
     """The command; the exit status."""
     try:
         settings = Settings.from_env(os.environ)
+        vault.unlock(settings)
     except Misconfigured as error:
         return evoflask.log.refuse(error)
     evoflask.log.configure(settings.log_level, settings.secrets(), settings.log_format)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from flask import Flask
 
-from evoflask.cli import books, database, events, lanes, letters
+from evoflask.cli import books, database, events, lanes, letters, secrets
 
 
 def register(app: Flask) -> None:
     """Gives the application its commands."""
     for command in (
         database.db,
+        secrets.secrets,
         letters.deadletters,
         letters.operations,
         lanes.lane,

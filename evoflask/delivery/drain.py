@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import orjson
 
-from evoflask import bell, db, sinks, traces
+from evoflask import bell, db, sinks, traces, vault
 from evoflask.configuration import LaneSettings, read_lane_settings
 from evoflask.delivery import breaker, outcomes
 from evoflask.delivery.attempts import EVERY, Attempts
@@ -52,6 +52,9 @@ TURNS = 128
 HELD = 8000
 """Lanes held at most."""
 POLL = 0.25
+CLOSED_SECONDS = 10
+"""After so many seconds, and up to twice as many, a lane whose secrets do not open is looked at
+again."""
 """Seconds between looks at `due` when nothing told of anything."""
 TICK = 0.05
 """Seconds between looks at what has become old: slots, outcomes that wait to be settled."""
@@ -333,10 +336,22 @@ class Drain:
         await self._turn_away(
             [held for held in lanes if held.lane not in read], {"on": 0, "orphan": 1}
         )
+        await self._turn_away_closed([held for held in lanes if read.get(held.lane, 0) is None])
         for held in lanes:
-            if held.lane in read:
-                self._keep(held.lane, held.revision, read[held.lane])
-                self._begin(station, held, read[held.lane], end)
+            settings = read.get(held.lane)
+            if settings is not None:
+                self._keep(held.lane, held.revision, settings)
+                self._begin(station, held, settings, end)
+
+    async def _turn_away_closed(self, lanes: Sequence[Held]) -> None:
+        """Their secrets open with no key that we have: nothing is tried or charged, they wait for
+        a worker that has it."""
+        if not lanes:
+            return
+        log.error(vault.CLOSED, extra={"lanes": len(lanes), "lane": lanes[0].lane})
+        wait = CLOSED_SECONDS * (1 + random.random())
+        until = round((time.monotonic() + self._offset + wait) * 1000)
+        await self._turn_away(lanes, {"until": until, "error": vault.CLOSED})
 
     def _begin(self, station: Station, held: Held, settings: LaneSettings, end: float) -> None:
         hold = Hold(held.partition, held.lane, held.token, end)
@@ -361,7 +376,7 @@ class Drain:
         while len(self._cache) > CACHE:
             self._cache.popitem(last=False)
 
-    async def _rows(self, lanes: list[str]) -> dict[str, LaneSettings]:
+    async def _rows(self, lanes: list[str]) -> dict[str, LaneSettings | None]:
         return await self._loop.run_in_executor(self._threads, read_lane_settings, lanes)
 
     async def _turn_away(self, lanes: Sequence[Held], facts: dict[str, str | int]) -> None:
@@ -757,12 +772,18 @@ class Drain:
     async def _refresh(self, lane: Lane) -> None:
         """The configuration changed under a held lane: what starts from now on obeys it."""
         try:
-            settings = (await self._rows([lane.held.lane])).get(lane.held.lane)
+            rows = await self._rows([lane.held.lane])
         except DatabaseDown as error:
             self._failures.tell("settings cannot be read", error)
             lane.revision = ("", "")  # the next settle asks again
             return
-        if settings is None or lane.gone:
+        if lane.held.lane not in rows or lane.gone:
+            return
+        settings = rows[lane.held.lane]
+        if settings is None:  # given up: whoever takes it next looks whether it has the key
+            lane.halted = lane.work.stopping = True
+            self._drop_unstarted(lane)
+            self._consider(lane)
             return
         self._keep(lane.held.lane, lane.revision, settings)
         if settings.target.version != lane.settings.target.version:

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from evoflask import vault
 from evoflask.configuration import LaneSettings
 from evoflask.delivery.verdicts import verdict
 from evoflask.errors import Unavailable
@@ -37,7 +38,7 @@ LATE = 60.0
 """Seconds after which nobody asks for it any more, and it is not sent."""
 BOUNDS = verbs.Bounds()
 
-Rows = Callable[[list[str]], Awaitable[dict[str, LaneSettings]]]
+Rows = Callable[[list[str]], Awaitable[dict[str, LaneSettings | None]]]
 
 
 class Trials:
@@ -96,11 +97,14 @@ class Trials:
         if time.time() - asked.at > LATE:
             return failed("late", f"No worker took it within {LATE:g} seconds; it was not sent.")
         try:
-            found = (await self._rows([asked.lane])).get(asked.lane)
+            rows = await self._rows([asked.lane])
         except Unavailable:
             return failed("database", "The worker cannot read its database; nothing was sent.")
-        if found is None:
+        if asked.lane not in rows:
             return failed("deleted", "The subscription was deleted meanwhile; nothing was sent.")
+        found = rows[asked.lane]
+        if found is None:
+            return failed("sealed", f"{vault.CLOSED} Nothing was sent.")
         return await send(self._sinks[asked.sink], _delivery(asked, found))
 
 

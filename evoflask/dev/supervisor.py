@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from evoflask import vault
 from evoflask.dev.process import Process, free_port, wait_for
 from evoflask.dev.redis_server import RedisServer
 from evoflask.errors import Misconfigured
@@ -121,6 +122,8 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
         "REDIS_URL": settings.redis_url,
         "DATABASE_URL": settings.database_url,
     }
+    if not settings.encryption_key:
+        vault.make_key(settings.home)
     if not settings.api_key:
         env["AUTHENTICATION_API_KEY"] = own_key(settings.home)
     return env

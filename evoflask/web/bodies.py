@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from flask import request
 
-from evoflask import schemas
+from evoflask import masks, schemas
 from evoflask.configuration import State, fields_of
 from evoflask.errors import BadInput, TooLarge
 from evoflask.models import Instance, Subscription
@@ -220,11 +220,7 @@ def _shown(row: Subscription) -> dict[str, Any]:
     if row.sink == "webhook":
         own["headers"] = own["headers"] or None  # unset is null, as in Evolution API
         common["secretSet"] = row.secret is not None
-    own |= {
-        name: schemas.MASK
-        for name, value in own.items()
-        if value is not None and (row.sink, name) in schemas.SECRETS
-    }
+    own = masks.show(row.sink, own)
     if (promised := schemas.guarantee(row.sink, own)) is not None:
         own["delivery"] = promised
     return own | common

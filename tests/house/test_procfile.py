@@ -13,6 +13,7 @@ import pytest
 
 from evoflask.dev.process import Process, free_port, wait_for
 from evoflask.dev.supervisor import read_procfile
+from tests.conftest import ENCRYPTION_KEY
 
 Start = Callable[..., Process]
 
@@ -24,6 +25,8 @@ def platform(tmp_path: Path, root: Path, redis_url: str) -> Iterator[Start]:
     env = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "AUTHENTICATION_API_KEY": "a-known-key",
+        "ENCRYPTION_KEY": ENCRYPTION_KEY,
+        "EVOFLASK_HOME": str(tmp_path),
         "REDIS_URL": redis_url,
         "DATABASE_URL": f"sqlite:///{tmp_path}/platform.db",
         "PORT": str(free_port()),
@@ -94,7 +97,12 @@ def test_the_web_process_opens_no_control_socket_and_logs_lines(
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
-    [("AUTHENTICATION_API_KEY", "", "is not set"), ("WEB_THREADS", "many", "must be a whole")],
+    [
+        ("AUTHENTICATION_API_KEY", "", "is not set"),
+        ("ENCRYPTION_KEY", "", "is not set"),
+        ("ENCRYPTION_KEY", "hunter2", "must be keys of 32 bytes"),
+        ("WEB_THREADS", "many", "must be a whole"),
+    ],
 )
 def test_the_web_process_refuses_to_start_with_one_sentence(
     platform: Start, procfile: dict[str, list[str]], name: str, value: str, says: str
@@ -104,6 +112,7 @@ def test_the_web_process_refuses_to_start_with_one_sentence(
     assert web.wait(20) == 1
     assert web.output().startswith(f"evoflask: {name} {says}")
     assert len(web.output().splitlines()) == 1
+    assert "hunter2" not in web.output()
 
 
 @pytest.mark.parametrize("name", ["worker", "clock"])
@@ -114,6 +123,16 @@ def test_worker_and_clock_refuse_a_wrong_setting_with_one_sentence(
 
     assert process.wait(20) == 1
     assert process.output().startswith("evoflask: LOG_LEVEL must be one of")
+
+
+@pytest.mark.parametrize("name", ["worker", "clock"])
+def test_worker_and_clock_refuse_to_start_without_a_key_to_seal_with(
+    platform: Start, procfile: dict[str, list[str]], name: str
+) -> None:
+    process = platform(*procfile[name], ENCRYPTION_KEY="")
+
+    assert process.wait(20) == 1
+    assert process.output().startswith("evoflask: ENCRYPTION_KEY is not set")
 
 
 def test_a_worker_for_a_sink_that_there_is_not_says_which_there_are(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import orjson
+
 from evoflask import configuration, db, models
 from evoflask.ids import event_id, random_id
 from evoflask.models import Instance, Subscription
@@ -90,7 +92,9 @@ class Tenants:
                 "order_by": "data.key.remoteJid",
                 "on_failure": "pass",
                 "timeout": 30.0,
-                "settings": {"url": urls[name], "headers": {}, "byEvents": False, "base64": False},
+                "settings": orjson.dumps(
+                    {"url": urls[name], "headers": {}, "byEvents": False, "base64": False}
+                ).decode(),
             }
             for name in names
         ).execute()

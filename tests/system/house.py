@@ -36,6 +36,7 @@ from evoflask.dev.process import Process, free_port, wait_for
 from evoflask.dev.redis_server import RedisServer
 from evoflask.dev.supervisor import LOOPBACK, read_procfile
 from evoflask.outbox import LaneView, Outbox, connect, verbs
+from tests.conftest import ENCRYPTION_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 API_KEY = "test-key-of-the-house"
@@ -92,6 +93,7 @@ class House:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "AUTHENTICATION_API_KEY": API_KEY,
+            "ENCRYPTION_KEY": ENCRYPTION_KEY,
             "EVOFLASK_HOME": str(folder),
             "REDIS_URL": self.redis.url,
             "DATABASE_URL": f"sqlite:///{self.database}",

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from evoflask.vault import new_key
+
 CLIENTS = ("aiohttp", "pika", "nats", "boto3", "pusher")
 TRACING = {"opentelemetry.sdk.trace", "opentelemetry.exporter"}
 """redis-py loads the metrics of OpenTelemetry by itself, where they are installed."""
@@ -16,7 +18,8 @@ import sys
 from pathlib import Path
 import app
 from evoflask.settings import Settings
-app.create_app(Settings(home=Path(sys.argv[1]), api_key="a-key"))
+from evoflask.vault import new_key
+app.create_app(Settings(home=Path(sys.argv[1]), api_key="a-key", encryption_key=(new_key(),)))
 print(*sys.modules)
 """
 
@@ -73,7 +76,7 @@ def test_each_line_of_the_procfile_names_a_program_that_exists(root: Path) -> No
     from evoflask.settings import Settings
 
     commands = read_procfile(root / "Procfile")
-    env = environment(Settings(api_key="a-key"), os.environ)
+    env = environment(Settings(api_key="a-key", encryption_key=("a-key",)), os.environ)
 
     assert list(commands) == ["release", "web", "worker", "clock"]
     assert all(resolve(command, env) for command in commands.values())
@@ -83,7 +86,7 @@ def test_a_process_that_shall_trace_and_lacks_the_packages_does_not_start(root: 
     said = subprocess.run(
         [sys.executable, "-c", LACKING],
         cwd=root,
-        env={"PATH": os.environ["PATH"], "TRACES": "on"},
+        env={"PATH": os.environ["PATH"], "TRACES": "on", "ENCRYPTION_KEY": new_key()},
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ from click.testing import Result
 from flask import Flask
 
 import app as composition
-from evoflask import db, models
+from evoflask import db, models, vault
 from evoflask.outbox import Outbox
 from evoflask.outbox.timetable import Timetable
 from evoflask.settings import Settings
@@ -388,6 +388,7 @@ def test_the_commands_work_as_a_person_types_them(
         "EVOFLASK_HOME": str(made.home),
         "REDIS_URL": redis_url,
     }
+    vault.make_key(made.home)  # as `make run` does; whoever types in its home finds it there
 
     def flask(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flask", "--app", "app", *arguments]

@@ -120,7 +120,7 @@ def test_a_change_while_redis_is_down_is_503_stored_and_pushed_later(
     assert answer.headers["Retry-After"] == "1"
     assert answer.json is not None
     assert answer.json["response"]["message"] == [reads.STORED]
-    assert Subscription.get().settings["byEvents"] is True
+    assert Subscription.get().open_settings()["byEvents"] is True
     assert Instance.get().pushed < Instance.get().revision
     own_redis.restart()
     assert reads.push_stale(box(own), idle=0) == 1

@@ -44,7 +44,7 @@ def test_create_answers_in_evolution_api_s_shape(call: Request) -> None:
     }
     assert answer.json["webhook"] == {
         "webhookUrl": "https://example.com/x",
-        "webhookHeaders": {"X-A": "b"},
+        "webhookHeaders": {"X-A": "********"},
         "webhookByEvents": False,
         "webhookBase64": True,
     }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from evoflask import schemas, sinks
+from evoflask.masks import MASK
 from evoflask.models import Instance, Subscription
 from tests.web.conftest import Request
 
@@ -153,7 +154,29 @@ def test_a_partial_update_keeps_what_it_does_not_name_and_the_id(
 
     changed = {name for name in new if new[name] != old[name]}
     assert changed <= {"headers", "concurrency", "updatedAt"}
-    assert (new["headers"], new["concurrency"]) == ({"X-A": "b"}, 1)
+    assert (new["headers"], new["concurrency"]) == ({"X-A": MASK}, 1)
+    assert Subscription.get().open_settings()["headers"] == {"X-A": "b"}
+
+
+def test_headers_are_masked_and_each_mask_sent_back_keeps_its_value(
+    call: Request, instance: str
+) -> None:
+    call("POST", "/webhook/set/a", {"headers": {"Authorization": "Bearer 1", "X-A": "b"}})
+    shown = call("GET", "/webhook/find/a").json["headers"]
+
+    call("POST", "/webhook/set/a", {"headers": shown | {"X-A": "c", "X-New": "d"}})
+    refused = call("POST", "/webhook/set/a", {"webhook": {"headers": {"X-Other": MASK}}})
+
+    assert shown == {"Authorization": MASK, "X-A": MASK}
+    assert Subscription.get().open_settings()["headers"] == {
+        "Authorization": "Bearer 1",
+        "X-A": "c",
+        "X-New": "d",
+    }
+    assert refused.status_code == 400
+    assert messages(refused) == [
+        "webhook.headers.X-Other: The mask stands for nothing: no value is stored."
+    ]
 
 
 def test_null_means_as_by_default_and_for_order_by_none(call: Request, instance: str) -> None:
@@ -203,7 +226,7 @@ def test_pusher_s_secret_is_masked_and_the_mask_sent_back_keeps_it(
 
     assert first["secret"] == second["secret"] == "********"
     assert second["cluster"] == "us2"
-    assert Subscription.get(Subscription.name == "pusher").settings["secret"] == "s"
+    assert Subscription.get(Subscription.name == "pusher").open_settings()["secret"] == "s"
 
 
 def test_the_mask_is_no_secret_where_none_is_stored(call: Request, instance: str) -> None:
@@ -222,7 +245,7 @@ def test_a_signing_secret_is_never_shown(call: Request, instance: str) -> None:
     assert made.json["secretSet"] is True
     for path in ("/webhook/find/a", "/event/find/a", "/subscription/a", "/instance/fetchInstances"):
         assert b"QUJD" not in call("GET", path).get_data()
-    assert Subscription.get().secret == secret
+    assert Subscription.get().open_secret() == secret
 
 
 def test_defaults_are_those_of_the_contract(call: Request, instance: str) -> None:

@@ -24,7 +24,7 @@ def messages(answer: Any) -> list[str]:
 
 
 def stored() -> dict[str, Any]:
-    found: dict[str, Any] = Subscription.get(Subscription.sink == "sqs").settings
+    found: dict[str, Any] = Subscription.get(Subscription.sink == "sqs").open_settings()
     return found
 
 

@@ -40,7 +40,8 @@ def test_what_was_read_can_be_sent_back_and_changes_nothing(call: Request, insta
         assert again.status_code == 200
         assert again.json | {"updatedAt": ""} == row | {"updatedAt": ""}
         kept = Subscription.get_by_id(stored.id)
-        assert (kept.secret, kept.settings) == (stored.secret, stored.settings)
+        assert kept.open_secret() == stored.open_secret()
+        assert kept.open_settings() == stored.open_settings()
 
 
 def test_a_put_changes_what_it_names(call: Request, instance: str) -> None:

@@ -343,7 +343,7 @@ def test_the_hidden_instance_follows_the_settings(
     make_watch()
     same = lane(OPERATOR).version
     make_watch(operator_webhook_url="https://other.example/")
-    moved = lane(OPERATOR).settings["url"]
+    moved = lane(OPERATOR).open_settings()["url"]
 
     make_watch(operator_webhook_url="")
 
