@@ -8,12 +8,15 @@ from flask import Flask
 
 from evoflask import bell, cli, db, gateway, outbox, vault
 from evoflask.configuration import Configuration
+from evoflask.doorkeeper import Doorkeeper
+from evoflask.keyring import Keyring
 from evoflask.manager import EventManager
 from evoflask.settings import Settings
 from evoflask.web import (
     Parts,
     attempts,
     auditlog,
+    auth,
     dashboard,
     deadletters,
     errors,
@@ -55,12 +58,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     changes = Configuration(box, settings)
     bells = bell.connect(settings.rq_redis_url)
     manager = EventManager(box, settings, bells, changes)
-    app.extensions["evoflask"] = Parts(settings, client, box, changes, manager)
+    keys = Keyring(settings.api_key, settings.api_keys, settings.api_keys_read_only)
+    door = Doorkeeper(settings.auth_failures_per_minute)
+    app.extensions["evoflask"] = Parts(settings, client, box, changes, manager, keys, door)
     errors.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
-    dashboard.register(app, settings, bells)
-    gateway.register(app, settings)
+    auth.register(app)
+    dashboard.register(app, settings, keys, bells)
+    gateway.register(app, settings, keys, door)
     cli.register(app)
     app.teardown_appcontext(lambda _: db.close())
     return app

@@ -15,7 +15,7 @@ from evoflask.settings import Settings
 
 try:
     _settings = Settings.from_env(os.environ)
-    if not _settings.api_key:
+    if not (_settings.api_key or _settings.api_keys):
         raise Misconfigured("AUTHENTICATION_API_KEY is not set, and there is no server without it.")
     vault.unlock(_settings)
     traces.check(_settings)

@@ -8,7 +8,6 @@ revision is refused there. The row notes what was pushed; the clock pushes what 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
@@ -34,6 +33,7 @@ from evoflask.errors import (
     Undecipherable,
 )
 from evoflask.ids import NAME, OPERATOR, random_id
+from evoflask.keyring import digest
 from evoflask.models import AuditLog, DeadLetter, Instance, Meta, Subscription
 from evoflask.net import aws, guard
 from evoflask.outbox import Configured, LaneConfig, Outbox, verbs
@@ -101,11 +101,6 @@ class LaneSettings:
     instance_id: int
     instance_name: str
     subscription_name: str
-
-
-def sha256(token: str) -> str:
-    """What is stored of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -380,7 +375,7 @@ class Configuration:
         Raises `NameTaken`, `BadInput`, `Unavailable`; nothing is kept then. The
         token cannot be shown again, so an instance whose push failed is taken back.
         """
-        token = new.token or str(uuid.uuid4()).upper()
+        token = new.token or _new_token()
         row = self._insert(new, token, by)
         try:
             state, _ = self._tell(row)
@@ -391,6 +386,20 @@ class Configuration:
                 _note(by, "instance.delete", row, why=NOT_KEPT)
             raise OutboxDown(NOT_KEPT) from error
         return Created(state, token)
+
+    def rotate_token(self, name: str, token: str | None, *, by: str | None = None) -> str:
+        """Give an instance another token, drawn where none is given; the old one ends with this.
+        Returns it: it cannot be read again.
+
+        Raises `NotFound`, `Unavailable`.
+        """
+        token = token or _new_token()
+        with self._changing(name) as change:
+            shown = token if self._settings.expose_tokens else None
+            values = {"token_sha256": digest(token), "token": shown}
+            Instance.update(values).where(Instance.id == change.row.id).execute()
+            _note(by, "instance.rotate_token", change.row)
+        return token
 
     def delete(self, name: str, *, by: str | None = None) -> int:
         """Delete an instance, its subscriptions and letters. The name is free at once.
@@ -496,7 +505,7 @@ class Configuration:
             if row is None and not url:
                 return False
             if row is None:
-                nobody = sha256(secrets.token_hex(32))
+                nobody = digest(secrets.token_hex(32))
                 row = Instance.create(name=OPERATOR, token_sha256=nobody, integration="EVOLUTION")
             stored = _subscriptions(row).get(OPERATOR[1:])
             given = {"enabled": bool(url), "url": url or None, "secret": secret or None}
@@ -552,7 +561,8 @@ class Configuration:
                 row: Instance = Instance.create(
                     name=new.name,
                     partition=secrets.randbelow(self._settings.outbox_partitions),
-                    token_sha256=sha256(token),
+                    token_sha256=digest(token),
+                    token=token if self._settings.expose_tokens else None,
                     integration=new.integration,
                     number=new.number,
                 )
@@ -629,6 +639,11 @@ class Configuration:
                 f"{prefix}enabled: SQS_REGION is not set on the server, "
                 "and queueUrl names no region."
             )
+
+
+def _new_token() -> str:
+    """In Evolution API's form: a random UUID in capitals."""
+    return str(uuid.uuid4()).upper()
 
 
 def _note(

@@ -3,9 +3,11 @@
     EvoflaskError
     ├── BadInput            400  the caller's words are wrong; `messages` says which
     ├── Unauthorized        401  no key, or not a key for this
+    ├── Forbidden           403  the key may look, and not change anything
     ├── NotFound            404  no such instance, subscription, letter
     ├── Conflict            409  the thing is in a state that forbids it
     ├── NameTaken           403  the name of an instance is in use (Evolution API's status)
+    ├── TooManyFailures     429  wrong keys came from this address; `retry_after` seconds
     ├── TooLarge            413  body or batch over its limit
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
     │   ├── OutboxDown           Redis cannot be reached, or refuses
@@ -42,6 +44,10 @@ class Unauthorized(EvoflaskError):
     status = 401
 
 
+class Forbidden(EvoflaskError):
+    status = 403
+
+
 class NotFound(EvoflaskError):
     status = 404
 
@@ -52,6 +58,13 @@ class Conflict(EvoflaskError):
 
 class NameTaken(EvoflaskError):
     status = 403
+
+
+class TooManyFailures(EvoflaskError):
+    """`retry_after`: seconds."""
+
+    status = 429
+    retry_after: int = 60
 
 
 class TooLarge(EvoflaskError):

@@ -70,6 +70,8 @@ class Instance(Row):
     outbox = peewee.CharField(max_length=16, unique=True, default=random_id)
     partition = peewee.IntegerField(default=0)
     token_sha256 = peewee.CharField(max_length=64, index=True)
+    token = SecretField(null=True)
+    """The token itself, where `fetchInstances` may show it again."""
     integration = peewee.CharField(max_length=40)
     number = peewee.CharField(max_length=100, null=True)
     revision = peewee.IntegerField(default=1)

@@ -480,6 +480,12 @@ def event_body(body: Mapping[str, Any]) -> dict[str, Patch]:
     return patches
 
 
+def token_body(body: Mapping[str, Any]) -> str | None:
+    """`POST /instance/rotateToken/<i>`: a token, or None to draw one. Raises `BadInput`."""
+    token: str | None = _load(_Token(), body, "").get("token")
+    return token
+
+
 def create_body(body: Mapping[str, Any]) -> NewInstance:
     """`POST /instance/create`. Raises `BadInput`."""
     faults: list[str] = []
@@ -529,6 +535,10 @@ def subscription_patch(name: str, sink: str, body: Mapping[str, Any]) -> Patch:
     if faults:
         raise BadInput(*faults)
     return _checked(sink, _strict(sink, rest), "")
+
+
+class _Token(Schema):
+    token = fields.String(allow_none=True, validate=_WORD)
 
 
 class _Instance(Schema):

@@ -152,6 +152,26 @@ def signing_secret(text: str) -> str:
     return text
 
 
+def boolean(text: str) -> bool:
+    """A reader of `true` and `false`."""
+    if text.lower() not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
+def named_keys(text: str) -> tuple[tuple[str, str], ...]:
+    """A reader of `name:key,name:key`. Its complaint never shows a key."""
+    found = []
+    for each in text.split(","):
+        name, colon, secret = each.strip().partition(":")
+        if not colon or not re.fullmatch(r"[a-z0-9-]{1,40}", name) or name in _OTHERS:
+            raise ValueError("must be a list of name:key, names of a-z, 0-9 and -")
+        if not re.fullmatch(r"[!-~]{16,128}", secret):
+            raise ValueError(f"must have a key of 16 to 128 printable characters for {name}")
+        found.append((name, secret))
+    return tuple(found)
+
+
 def fernet_keys(text: str) -> tuple[str, ...]:
     """A reader of keys that seal, `new,old`. Its complaint never shows them."""
     found = tuple(each.strip() for each in text.split(","))
@@ -183,6 +203,8 @@ def _field(default: Any, about: About, *, secret: bool = False) -> Any:
     return dataclasses.field(default=default, repr=not secret, metadata={"about": about})
 
 
+_OTHERS = ("global", "cli", "clock", "dashboard", "instance")
+"""Names that stand for somebody else in the audit log."""
 _REDIS = ("redis", "rediss", "unix")
 _DATABASE = ("sqlite", "postgresql", "postgres")
 _NEXT_URL = re.compile(r",\s*(?=[a-z]+://)")
@@ -208,6 +230,66 @@ class Settings:
             default="none",
         ),
         secret=True,
+    )
+    api_keys: tuple[tuple[str, str], ...] = _field(
+        (),
+        About(
+            "API_KEYS",
+            "More global keys, `name:key,name:key`: the name stands in the audit log, and a key is "
+            "exchanged by adding the new one before the old one is taken away.",
+            named_keys,
+            default="none",
+        ),
+        secret=True,
+    )
+    api_keys_read_only: tuple[tuple[str, str], ...] = _field(
+        (),
+        About(
+            "API_KEYS_READ_ONLY",
+            "Keys that may see everything a global key may, and change nothing, `name:key`.",
+            named_keys,
+            default="none",
+        ),
+        secret=True,
+    )
+    expose_tokens: bool = _field(
+        False,
+        About(
+            "AUTHENTICATION_EXPOSE_IN_FETCH_INSTANCES",
+            "Whether `fetchInstances` shows tokens, as Evolution API does. They are stored then, "
+            "sealed, from the next create or rotation on; else only their digest is.",
+            boolean,
+            default="`false`",
+        ),
+    )
+    auth_failures_per_minute: int = _field(
+        30,
+        About(
+            "AUTH_FAILURES_PER_MINUTE",
+            "Wrong keys of one address in each web worker process; past it the answer is 429 for "
+            "every key from there that was not right before.",
+            whole(1, 1_000_000),
+            "failures",
+        ),
+    )
+    trusted_proxies: tuple[Network, ...] = _field(
+        (),
+        About(
+            "TRUSTED_PROXIES",
+            "Networks whose `X-Forwarded-For` says whom a request is from, `10.0.0.0/8`; for "
+            "counting wrong keys. Behind a proxy that is not named all clients are one address.",
+            networks,
+            default="none",
+        ),
+    )
+    metrics_open: bool = _field(
+        False,
+        About(
+            "METRICS_OPEN",
+            "Whether `/metrics` answers without a key.",
+            boolean,
+            default="`false`",
+        ),
     )
     encryption_key: tuple[str, ...] = _field(
         (),
@@ -796,6 +878,9 @@ class Settings:
                 values[field.name] = about.read(text)
             except ValueError as error:
                 wrong.append(f"{about.env} {error}.")
+        named = [*values.get("api_keys", ()), *values.get("api_keys_read_only", ())]
+        if len({name for name, _ in named}) < len(named):
+            wrong.append("API_KEYS and API_KEYS_READ_ONLY must not name two keys alike.")
         if wrong:
             raise Misconfigured(*wrong)
         return cls(**values)
@@ -807,6 +892,7 @@ class Settings:
         urls.append(self.operator_webhook_url)
         found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
         found |= {self.operator_webhook_secret, *self.encryption_key}
+        found |= {key for _, key in (*self.api_keys, *self.api_keys_read_only)}
         for each in map(urlsplit, _NEXT_URL.split(self.nats_uri)):
             # A user without a password is a token.
             found.add(each.username or "" if each.password is None else each.password)

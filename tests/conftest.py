@@ -102,6 +102,7 @@ def settings(tmp_path: Path, redis_url: str) -> Callable[..., Settings]:
             "home": home,
             "api_key": API_KEY,
             "encryption_key": (ENCRYPTION_KEY,),
+            "auth_failures_per_minute": 100_000,
             "redis_url": redis_url,
             "webhook_allow_networks": LOOPBACK,
         }

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 
 from flask import Blueprint, Flask, abort, g, request
 from flask_sock import Sock
 from simple_websocket import Server
 from werkzeug.exceptions import HTTPException
 
-from evoflask.errors import BadInput
+from evoflask.doorkeeper import Doorkeeper, client_address
+from evoflask.errors import BadInput, Unauthorized
 from evoflask.gateway.connection import Connection, Limits
-from evoflask.gateway.registry import Registry
+from evoflask.gateway.registry import Caller, Registry
+from evoflask.keyring import Keyring, digest
 from evoflask.settings import Settings
 
 
@@ -46,9 +49,9 @@ class UpgradeRequired(HTTPException):
         return [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")]
 
 
-def register(app: Flask, settings: Settings) -> Registry:
+def register(app: Flask, settings: Settings, keys: Keyring, door: Doorkeeper) -> Registry:
     """Puts `GET /ws` into the application. Connects to nothing."""
-    registry = Registry(settings)
+    registry = Registry(settings, keys)
     bp = Blueprint("gateway", __name__)
     sock = Sock()
     app.config["SOCK_SERVER_OPTIONS"] = {"thread_class": _NoThread}
@@ -60,7 +63,7 @@ def register(app: Flask, settings: Settings) -> Registry:
         _check_handshake()
         _check_origin(settings)
         key = request.headers.get("apikey") or request.args.get("apikey", "")
-        g.caller = registry.caller(key)
+        g.socket_caller = _identify(registry, door, settings, key)
         registry.take_place()
         g.has_place = True
         # Compressing would cost each socket 300 kB and each message its CPU, once a socket.
@@ -77,12 +80,30 @@ def register(app: Flask, settings: Settings) -> Registry:
             return Connection(server.sock, server.ws, limits)
 
         try:
-            registry.serve(g.caller, connect)
+            registry.serve(g.socket_caller, connect)
         finally:
             server.connected = False  # the session has said goodbye
 
     app.register_blueprint(bp)
     return registry
+
+
+def _identify(registry: Registry, door: Doorkeeper, settings: Settings, key: str) -> Caller:
+    """Whose key it is. Raises `Unauthorized`, `TooManyFailures`, `DatabaseDown`."""
+    if not key:
+        raise Unauthorized("Unauthorized")
+    forwarded = ",".join(request.headers.getlist("X-Forwarded-For"))
+    address = client_address(request.remote_addr or "", forwarded, settings.trusted_proxies)
+    sha256 = digest(key)
+    door.admit(address, sha256, time.monotonic())
+    try:
+        caller = registry.caller(sha256)
+    except Unauthorized:
+        door.failed(address, time.monotonic())
+        door.forget(sha256)
+        raise
+    door.succeeded(sha256)
+    return caller
 
 
 def _check_handshake() -> None:

@@ -8,7 +8,6 @@ goodbye to all sockets when the process is asked to end.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import logging
 import threading
 import time
@@ -17,13 +16,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from evoflask import configuration, db
-from evoflask.configuration import sha256
 from evoflask.errors import NotFound, Unauthorized, Unavailable
 from evoflask.gateway import protocol
 from evoflask.gateway.connection import Closed, Connection, Limits
 from evoflask.gateway.follower import Follower
 from evoflask.gateway.protocol import Fault
 from evoflask.gateway.sessions import Session
+from evoflask.keyring import Keyring
 from evoflask.log import Repeats
 from evoflask.outbox.feed import Feed
 from evoflask.routing import Route
@@ -41,7 +40,7 @@ RETRY_AFTER: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose socket it is. `token_sha256` "": the global key's."""
+    """Whose socket it is. `token_sha256` "": an operator's."""
 
     token_sha256: str = ""
 
@@ -66,8 +65,8 @@ class Caller:
 class Registry:
     """Connects to nothing, and starts no thread, before the first socket: gunicorn forks."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, keys: Keyring) -> None:
+        self._keys = keys
         self._limits = Limits(
             queue=settings.websocket_queue,
             queue_bytes=settings.websocket_queue_bytes,
@@ -88,17 +87,13 @@ class Registry:
         self.alive: Callable[[], bool] = lambda: True
         """Whether the process goes on; gunicorn.conf.py says how to know."""
 
-    def caller(self, key: str) -> Caller:
-        """Whose key it is. Raises `Unauthorized`, `DatabaseDown`."""
-        if not key:
-            raise Unauthorized("Unauthorized")
-        digest = sha256(key)
-        expected = self._settings.api_key
-        if expected and hmac.compare_digest(digest, sha256(expected)):
+    def caller(self, sha256: str) -> Caller:
+        """Whose key has this digest. Raises `Unauthorized`, `DatabaseDown`."""
+        if self._keys.find(sha256) is not None:
             return Caller()
-        if not configuration.list_instances(token_sha256=digest):
+        if not configuration.list_instances(token_sha256=sha256):
             raise Unauthorized("Unauthorized")
-        return Caller(digest)
+        return Caller(sha256)
 
     def take_place(self) -> None:
         """Raises `Unavailable` where all are taken. Each goes back by `give_place`."""

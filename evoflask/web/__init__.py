@@ -11,6 +11,8 @@ import redis
 from flask import current_app
 
 from evoflask.configuration import Configuration
+from evoflask.doorkeeper import Doorkeeper
+from evoflask.keyring import Keyring
 from evoflask.manager import EventManager
 from evoflask.outbox import Outbox
 from evoflask.settings import Settings
@@ -25,6 +27,8 @@ class Parts:
     outbox: Outbox
     configuration: Configuration
     manager: EventManager
+    keys: Keyring
+    door: Doorkeeper
 
 
 def parts() -> Parts:

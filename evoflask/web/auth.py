@@ -1,33 +1,44 @@
-"""Who may do what: header `apikey`, the global key or an instance's token.
+"""Who may do what: header `apikey`, one of the operator's keys or an instance's token.
 
-A caller without the global key gets the same 401 for a wrong key and for an instance that
-does not exist, so nobody learns names by asking.
+A caller without an operator's key gets the same 401 for a wrong key and for an instance that
+does not exist, so nobody learns names by asking. A read-only key may ask for whatever a
+global one may, and is told 403 where it would change something.
 """
 
 from __future__ import annotations
 
 import functools
 import hmac
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flask import request
+from flask import Flask, Response, g, request
 
 from evoflask import configuration
-from evoflask.configuration import sha256
-from evoflask.errors import Unauthorized
+from evoflask.doorkeeper import client_address
+from evoflask.errors import Forbidden, Unauthorized
+from evoflask.keyring import Key, digest
 from evoflask.web import parts
 
 View = TypeVar("View", bound=Callable[..., Any])
 
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `token_sha256` None: no key was given."""
+    """Who asks. `key`: the operator's key that was given; `token_sha256` None: none was given at
+    all, else the digest of whatever was."""
 
-    global_: bool
+    key: Key | None
     token_sha256: str | None
+
+    @property
+    def global_(self) -> bool:
+        """Whether it may see everything."""
+        return self.key is not None
 
     def may(self, token_sha256: str) -> bool:
         """Whether the caller may do what concerns the instance with this token."""
@@ -35,23 +46,60 @@ class Caller:
         return self.global_ or hmac.compare_digest(mine, token_sha256)
 
 
+def register(app: Flask) -> None:
+    """Counts what came of keys."""
+    app.after_request(_remember)
+
+
 def caller_from_request() -> Caller:
-    """Reads the header; never raises. Digests are compared, in constant time."""
-    given = request.headers.get("apikey", "")
+    """Who asks, by the header. Raises `TooManyFailures`, and `Forbidden` for a read-only key that
+    would change something."""
+    caller: Caller | None = g.get("caller")
+    if caller is None:
+        caller = g.caller = _identify(request.headers.get("apikey", ""))
+    if caller.key is not None and caller.key.read_only and request.method not in _READS:
+        raise Forbidden(f'The key "{caller.key.name}" may look, and not change anything.')
+    return caller
+
+
+def address() -> str:
+    """Whom the request is from, for counting."""
+    forwarded = ",".join(request.headers.getlist("X-Forwarded-For"))
+    return client_address(request.remote_addr or "", forwarded, parts().settings.trusted_proxies)
+
+
+def find_key(given: str) -> tuple[Key | None, str]:
+    """The operator's key, and the digest of what was given. Raises `TooManyFailures`."""
+    sha256 = digest(given)
+    parts().door.admit(address(), sha256, time.monotonic())
+    return parts().keys.find(sha256), sha256
+
+
+def _identify(given: str) -> Caller:
     if not given:
-        return Caller(global_=False, token_sha256=None)
-    digest = sha256(given)
-    expected = parts().settings.api_key
-    return Caller(
-        global_=bool(expected) and hmac.compare_digest(digest, sha256(expected)),
-        token_sha256=digest,
-    )
+        return Caller(None, None)
+    return Caller(*find_key(given))
+
+
+def _remember(response: Response) -> Response:
+    """A 401 to a key was a failure; whatever went well shows that it is a right one."""
+    caller: Caller | None = g.get("caller")
+    if caller is None or caller.token_sha256 is None:
+        return response
+    door = parts().door
+    if response.status_code == 401:
+        door.failed(address(), time.monotonic())
+        door.forget(caller.token_sha256)
+    elif response.status_code < 400:
+        door.succeeded(caller.token_sha256)
+    return response
 
 
 def who(instance: str | None = None) -> str:
     """The caller's name in the audit log: the name of its key. `instance`: whose token it is
-    where it is not the global key."""
-    return "global" if caller_from_request().global_ else f"instance:{instance}"
+    where it is not an operator's."""
+    key = caller_from_request().key
+    return f"instance:{instance}" if key is None else key.name
 
 
 def unauthorized() -> Unauthorized:
@@ -62,7 +110,7 @@ def unauthorized() -> Unauthorized:
 def visible(name: str | None) -> tuple[int, ...] | None:
     """Rows of the instances that the caller may see, or of the one of that name. None: all.
 
-    Raises `Unauthorized`, and `NotFound` for a name that only the global key may ask for.
+    Raises `Unauthorized`, and `NotFound` for a name that only an operator's key may ask for.
     """
     caller = caller_from_request()
     if caller.token_sha256 is None:
@@ -77,7 +125,7 @@ def visible(name: str | None) -> tuple[int, ...] | None:
 
 
 def some_key(view: View) -> View:
-    """A view for the global key or any instance's token; what it may see, `visible` says."""
+    """A view for any key; what it may see, `visible` says."""
 
     @functools.wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -88,7 +136,7 @@ def some_key(view: View) -> View:
 
 
 def global_key(view: View) -> View:
-    """A view for the global key alone."""
+    """A view for the operator's keys alone."""
 
     @functools.wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -100,7 +148,7 @@ def global_key(view: View) -> View:
 
 
 def instance_key(view: View) -> View:
-    """A view for the global key or the token of its `<instance>`, which exists. What the
+    """A view for an operator's key or the token of its `<instance>`, which exists. What the
     query or the body says about an instance counts for nothing."""
 
     @functools.wraps(view)

@@ -13,7 +13,7 @@ from evoflask.outbox import totals
 from evoflask.outbox.timetable import Timetable
 from evoflask.sinks import SINKS
 from evoflask.web import parts
-from evoflask.web.auth import global_key
+from evoflask.web.auth import caller_from_request, unauthorized
 
 bp = Blueprint("health", __name__)
 
@@ -41,9 +41,10 @@ def readyz() -> tuple[dict[str, Any], int]:
 
 
 @bp.get("/metrics")
-@global_key
 def numbers() -> Response:
-    """For Prometheus."""
+    """For Prometheus: behind an operator's key, unless `METRICS_OPEN`."""
+    if not parts().settings.metrics_open and not caller_from_request().global_:
+        raise unauthorized()
     outbox = parts().outbox
     found = totals.read(outbox, _LANES, parts().settings.outbox_partitions)
     settings = parts().settings

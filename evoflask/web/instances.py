@@ -9,6 +9,7 @@ from flask import Blueprint, request
 from evoflask import configuration, schemas
 from evoflask.configuration import Created, State
 from evoflask.errors import NotFound
+from evoflask.models import Instance
 from evoflask.web import bodies, parts
 from evoflask.web.auth import caller_from_request, global_key, instance_key, unauthorized, who
 
@@ -59,6 +60,16 @@ def fetch_instances() -> list[dict[str, Any]]:
     return [_fetched(state) for state in found]
 
 
+@bp.post("/rotateToken/<instance>")
+@instance_key
+def rotate_token(instance: str) -> dict[str, Any]:
+    """Another token, the body's or one that is drawn; shown here and never again. The old one
+    ends at once, with the sockets that it opened."""
+    wanted = bodies.optional_json_body(schemas.token_body)
+    token = parts().configuration.rotate_token(instance, wanted, by=who(instance))
+    return {"instance": {"instanceName": instance}, "hash": token}
+
+
 @bp.get("/connectionState/<instance>")
 @instance_key
 def connection_state(instance: str) -> dict[str, Any]:
@@ -79,6 +90,15 @@ def delete(instance: str) -> dict[str, Any]:
     """The instance with all that belongs to it; its name is free at once."""
     parts().configuration.delete(instance, by=who(instance))
     return _success("Instance deleted")
+
+
+def _token(row: Instance) -> str | None:
+    """As Evolution API shows it, where it may be: usually only its digest is stored."""
+    key = caller_from_request().key
+    if not parts().settings.expose_tokens or row.token is None or (key and key.read_only):
+        return None
+    token: str = row.token.open()
+    return token
 
 
 def _success(message: str) -> dict[str, Any]:
@@ -125,7 +145,7 @@ def _fetched(state: State) -> dict[str, Any]:
         "integration": row.integration,
         "number": row.number,
         "businessId": None,
-        "token": None,  # only its digest is stored
+        "token": _token(row),
         "clientName": "evoflask",
         "disconnectionReasonCode": None,
         "disconnectionObject": None,

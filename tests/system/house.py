@@ -87,6 +87,7 @@ class House:
             "hold_seconds": 3,
             "retry_jitter": 0,
             "web_concurrency": 1,
+            "auth_failures_per_minute": 100_000,
             "log_level": "info",
         }
         self.env = {

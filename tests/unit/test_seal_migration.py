@@ -54,7 +54,7 @@ def held(path: Path) -> bytes:
 def test_an_upgrade_seals_every_row_and_leaves_nothing_in_the_file(old: Path) -> None:
     assert b"PLANTED" in held(old)
 
-    assert db.upgrade() == ["0009_seal_secrets"]
+    assert "0009_seal_secrets" in db.upgrade()
 
     rows = list(Subscription.select())
     assert len(rows) == ROWS

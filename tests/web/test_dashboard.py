@@ -16,12 +16,15 @@ from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
+import app as composition
 from evoflask import bell, mirror, models
+from evoflask.keyring import Key, Keyring
 from evoflask.mirror import Mirror
 from evoflask.models import DeadLetter
 from evoflask.outbox import Outbox
+from evoflask.settings import Settings
 from evoflask.sinks import delivering
-from evoflask.web.dashboard.session import WRONG, Sessions
+from evoflask.web.dashboard.session import Sessions
 from tests.conftest import API_KEY
 from tests.web import steps
 from tests.web.conftest import Request
@@ -187,17 +190,18 @@ def test_a_wrong_key_is_401_and_sets_no_cookie(
 
     assert answer.status_code == 401
     assert "Set-Cookie" not in answer.headers
-    assert "not the global key" in answer.text
+    assert "not a key for this page" in answer.text
     assert client.get("/rq/").status_code == 303
 
 
-def test_after_ten_wrong_keys_an_address_waits_and_others_do_not(
-    client: FlaskClient, log_in: Callable[..., TestResponse]
+def test_after_too_many_wrong_keys_an_address_waits_and_others_do_not(
+    settings: Callable[..., Settings],
 ) -> None:
-    for _ in range(WRONG):
-        log_in("wrong")
+    client = composition.create_app(settings(auth_failures_per_minute=3)).test_client()
+    for _ in range(3):
+        client.post("/rq/login", data={"key": "wrong"})
 
-    refused = log_in()
+    refused = client.post("/rq/login", data={"key": API_KEY})
     other = client.post(
         "/rq/login", data={"key": API_KEY}, environ_base={"REMOTE_ADDR": "192.0.2.7"}
     )
@@ -208,29 +212,46 @@ def test_after_ten_wrong_keys_an_address_waits_and_others_do_not(
 
 
 def test_a_cookie_ends_with_its_time_and_with_the_key() -> None:
-    ours = Sessions("a-key", 100)
-    cookie = ours.issue(1_000.0)
-    until, nonce, mark = cookie.split(".")
+    keys = Keyring("a-key", [("more", "another-key")], [("eyes", "a-read-only-key")])
+    ours = Sessions(keys, 100)
+    key = Key("eyes", read_only=True)
+    cookie = ours.issue(key, 1_000.0)
+    until, nonce, name, mark = cookie.split(".")
 
-    assert ours.good(cookie, 1_099.0)
-    assert not ours.good(cookie, 1_100.0)
-    assert not Sessions("another", 100).good(cookie, 1_000.0)
-    assert not Sessions("", 100).good(cookie, 1_000.0)
-    assert not ours.good(f"{int(until) + 1}.{nonce}.{mark}", 1_000.0)
-    assert not any(ours.good(each, 1_000.0) for each in ("", "..", f"{until}.{nonce}.", "x" * 9999))
+    assert ours.key(cookie, 1_099.0) == key
+    assert ours.key(cookie, 1_100.0) is None
+    assert Sessions(Keyring("a-key", [], [("eyes", "another")]), 100).key(cookie, 1_000.0) is None
+    assert Sessions(Keyring("a-key"), 100).key(cookie, 1_000.0) is None
+    for forged in (
+        f"{int(until) + 1}.{nonce}.{name}.{mark}",
+        f"{until}.{nonce}.global.{mark}",
+        f"{until}.{nonce}.more.{mark}",
+        "",
+        "...",
+        f"{until}.{nonce}.{name}.",
+        "x" * 9999,
+    ):
+        assert ours.key(forged, 1_000.0) is None
 
 
-def test_wrong_keys_are_forgotten_after_a_minute_and_bounded() -> None:
-    ours = Sessions("a-key", 100)
-    for n in range(WRONG):
-        ours.wrong("192.0.2.1", float(n))
+def test_a_read_only_key_looks_and_does_nothing(
+    settings: Callable[..., Settings], die: Die
+) -> None:
+    (letter,) = die()
+    eyes = composition.create_app(settings(api_keys_read_only=(("eyes", "e" * 16),))).test_client()
+    logged_in = eyes.post("/rq/login", data={"key": "e" * 16})
+    csrf = next(
+        each.split("=", 1)[1].split(";")[0]
+        for each in logged_in.headers.getlist("Set-Cookie")
+        if each.startswith("_csrf_token")
+    )
 
-    waits = ours.wait("192.0.2.1", 10.0), ours.wait("192.0.2.1", 60.0)
-    for n in range(2_000):
-        ours.wrong(f"10.0.{n // 250}.{n % 250}", 20.0)
+    clicked = eyes.post(f"/rq/job/dl-{letter}/requeue", headers={"X-CSRFToken": csrf})
+    by_header = eyes.post(f"/rq/job/dl-{letter}/requeue", headers={"apikey": "e" * 16})
 
-    assert waits == (50.0, 0.0)
-    assert len(ours._wrong) <= 1_000
+    assert eyes.get("/rq/").status_code == 200
+    assert (clicked.status_code, by_header.status_code) == (403, 403)
+    assert eyes.get(FAILED).json["jobs"][0]["id"] == f"dl-{letter}"
 
 
 @pytest.mark.parametrize("given", [None, "", "0" * 64, "ü"])

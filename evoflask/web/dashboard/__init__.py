@@ -15,6 +15,7 @@ from flask import Flask, Response, request, url_for
 from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 
+from evoflask.keyring import Keyring
 from evoflask.settings import Settings
 from evoflask.web.dashboard import actions, pages, session
 from evoflask.web.errors import answer
@@ -41,13 +42,13 @@ _theirs.register_error_handler(redis.RedisError, _failed)
 _theirs.register_error_handler(NoSuchJobError, _failed)
 
 
-def register(app: Flask, settings: Settings, connection: redis.Redis) -> None:
+def register(app: Flask, settings: Settings, keys: Keyring, connection: redis.Redis) -> None:
     """Mounts it. `connection`: RQ's Redis; nothing is asked of it yet."""
     app.config["RQ_DASHBOARD_REDIS_URL"] = ("RQ",)  # a label: it is printed on every page
     app.config["RQ_DASHBOARD_POLL_INTERVAL"] = 2000
     app.redis_conn = connection  # type: ignore[attr-defined]  # where theirs looks for it
     app.extensions["evoflask.dashboard"] = session.Sessions(
-        settings.api_key, settings.dashboard_session_seconds
+        keys, settings.dashboard_session_seconds
     )
     app.url_build_error_handlers.append(_favicon)
     app.register_blueprint(_theirs, url_prefix=PREFIX)

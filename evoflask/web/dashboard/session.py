@@ -1,9 +1,9 @@
-"""Who may look: the global key, as a header or through a form that keeps it in a signed cookie.
+"""Who may look: an operator's key, as a header or through a form that keeps it in a signed cookie.
 
-A cookie says until when it is good and is signed with a key that follows from the global key:
-no state, the same in every web process, void when the global key changes. Scripts cannot read
-it and no other site makes a browser send it. A second cookie, which scripts can read, carries
-what each POST must repeat in the header `X-CSRFToken`; rq-dashboard sends it.
+A cookie says until when it is good and is signed with a key that follows from the one that was
+given: no state, the same in every web process, void when that key is taken away. Scripts cannot
+read it and no other site makes a browser send it. A second cookie, which scripts can read,
+carries what each POST must repeat in the header `X-CSRFToken`; rq-dashboard sends it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ import hashlib
 import hmac
 import logging
 import re
-import threading
 import time
-from collections import OrderedDict, deque
 from pathlib import Path
 
 from flask import Blueprint, Response, current_app, redirect, request, send_file, url_for
 from markupsafe import escape
 
-from evoflask.configuration import sha256
-from evoflask.errors import Unauthorized
+from evoflask.errors import Forbidden, TooManyFailures, Unauthorized
 from evoflask.ids import random_id
+from evoflask.keyring import Key, Keyring
 from evoflask.web import parts
-from evoflask.web.auth import caller_from_request, unauthorized
+from evoflask.web.auth import address, caller_from_request, find_key, unauthorized
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +31,6 @@ bp = Blueprint("dashboard", __name__)
 COOKIE = "evoflask_rq"
 CSRF_COOKIE = "_csrf_token"
 """The name that rq-dashboard's script looks for."""
-WRONG = 10
-"""Wrong keys of one address in a `MINUTE`, in one web process; then the form waits."""
-MINUTE = 60.0
-ADDRESSES = 1_000
-"""Addresses that are remembered; beyond it the one that was wrong the longest ago goes."""
 MAX_KEY = 256
 
 _PUBLIC = {"rq_dashboard.static", "rq_dashboard.favicon"}
@@ -47,51 +40,42 @@ _PAGES = {
     "rq_dashboard.jobs_overview",
     "rq_dashboard.job_view",
 }
-_TOKEN = re.compile(r"(\d{1,12})\.[0-9a-f]{16}\.([0-9a-f]{64})", re.ASCII)
+_TOKEN = re.compile(r"(\d{1,12})\.[0-9a-f]{16}\.([a-z0-9-]{1,40})\.([0-9a-f]{64})", re.ASCII)
 
 
 class Sessions:
-    """Signs cookies and checks them; counts wrong keys. Safe to share between threads."""
+    """Signs cookies and checks them. A cookie names its key, and is signed by what follows from
+    it: it is void when that key is no more."""
 
-    def __init__(self, api_key: str, seconds: int) -> None:
+    def __init__(self, keys: Keyring, seconds: int) -> None:
         self.seconds = seconds
-        self._key = api_key and hmac.digest(api_key.encode(), b"evoflask /rq/ session", "sha256")
-        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._keys = keys
 
-    def issue(self, now: float) -> str:
+    def issue(self, key: Key, now: float) -> str:
         """A cookie that is good for `seconds`."""
-        what = f"{int(now + self.seconds)}.{random_id()}"
-        return f"{what}.{self._sign(what)}"
+        what = f"{int(now + self.seconds)}.{random_id()}.{key.name}"
+        return f"{what}.{self._sign(key.name, what)}"
 
-    def good(self, cookie: str, now: float) -> bool:
-        """Whether we signed it, and its time is not over."""
+    def key(self, cookie: str, now: float) -> Key | None:
+        """Whose cookie it is; None: we did not sign it, its time is over, or its key is no more."""
         found = _TOKEN.fullmatch(cookie)
-        if found is None or not self._key or int(found[1]) <= now:
-            return False
-        return hmac.compare_digest(found[2], self._sign(cookie.rpartition(".")[0]))
+        if found is None or int(found[1]) <= now:
+            return None
+        key = self._keys.named(found[2])
+        if key is None:
+            return None
+        good = hmac.compare_digest(found[3], self._sign(key.name, cookie.rpartition(".")[0]))
+        return key if good else None
 
     def csrf(self, cookie: str) -> str:
-        """What a POST of this session must carry."""
-        return self._sign(f"csrf {cookie}")
+        """What a POST of this session, whose cookie is a good one, must carry."""
+        found = _TOKEN.fullmatch(cookie)
+        assert found is not None
+        return self._sign(found[2], f"csrf {cookie}")
 
-    def wait(self, address: str, now: float) -> float:
-        """Seconds until this address may try another key; 0: now."""
-        with self._lock:
-            times = self._wrong.get(address, deque())
-            return max(0.0, times[0] + MINUTE - now) if len(times) >= WRONG else 0.0
-
-    def wrong(self, address: str, now: float) -> None:
-        """A wrong key came from there."""
-        with self._lock:
-            self._wrong.setdefault(address, deque(maxlen=WRONG)).append(now)
-            self._wrong.move_to_end(address)
-            while len(self._wrong) > ADDRESSES:
-                self._wrong.popitem(last=False)
-
-    def _sign(self, what: str) -> str:
-        assert self._key, "nobody has logged in without a global key"
-        return hmac.new(self._key, what.encode(), hashlib.sha256).hexdigest()
+    def _sign(self, name: str, what: str) -> str:
+        secret = self._keys.derive(name, b"evoflask /rq/ session")
+        return hmac.new(secret, what.encode(), hashlib.sha256).hexdigest()
 
 
 def sessions() -> Sessions:
@@ -108,12 +92,15 @@ def guard() -> Response | None:
     if request.endpoint in _PUBLIC or caller_from_request().global_:
         return None
     cookie = request.cookies.get(COOKIE, "")
-    if "apikey" in request.headers or not sessions().good(cookie, time.time()):
+    key = sessions().key(cookie, time.time())
+    if "apikey" in request.headers or key is None:
         if request.endpoint in _PAGES and "apikey" not in request.headers:
             return _to(url_for("dashboard.login", next=request.path))
         raise unauthorized()
     if request.method not in {"GET", "HEAD"}:
         _check_csrf(cookie)
+        if key.read_only:
+            raise Forbidden(f'The key "{key.name}" may look, and not change anything.')
     return None
 
 
@@ -133,16 +120,17 @@ def login() -> Response:
 def enter() -> Response:
     """The key, from the form: 303 to the page that was asked for, with the cookies; 401, or 429
     after too many wrong ones."""
-    now, address = time.time(), request.remote_addr or ""
-    if (wait := sessions().wait(address, now)) > 0:
+    try:
+        key, _ = find_key(request.form.get("key", "")[: MAX_KEY + 1])
+    except TooManyFailures as error:
         refused = _form(429, "Too many wrong keys. Wait a minute, then try again.")
-        refused.headers["Retry-After"] = str(int(wait) + 1)
+        refused.headers["Retry-After"] = str(error.retry_after)
         return refused
-    if not _right(request.form.get("key", "")):
-        sessions().wrong(address, now)
-        log.warning("wrong key at the login of /rq/", extra={"address": address})
-        return _form(401, "This is not the global key.")
-    cookie = sessions().issue(now)
+    if key is None:
+        parts().door.failed(address(), time.monotonic())
+        log.warning("wrong key at the login of /rq/", extra={"address": address()})
+        return _form(401, "This is not a key for this page.")
+    cookie = sessions().issue(key, time.time())
     response = _to(_next())
     for name, value, hidden in (
         (COOKIE, cookie, True),
@@ -164,7 +152,7 @@ def enter() -> Response:
 def leave() -> Response:
     """Forgets the cookies; asks for the token, so that nobody else logs one out."""
     cookie = request.cookies.get(COOKIE, "")
-    if sessions().good(cookie, time.time()):
+    if sessions().key(cookie, time.time()):
         _check_csrf(cookie)
     response = _to(url_for("dashboard.login"))
     for name in (COOKIE, CSRF_COOKIE):
@@ -176,11 +164,6 @@ def leave() -> Response:
 def script() -> Response:
     """What our pages add to theirs: what became of a click, and the way out."""
     return send_file(Path(__file__).with_name("desk.js"), mimetype="text/javascript")
-
-
-def _right(key: str) -> bool:
-    expected = parts().settings.api_key
-    return bool(expected) and hmac.compare_digest(sha256(key[: MAX_KEY + 1]), sha256(expected))
 
 
 def _home() -> str:
@@ -210,7 +193,7 @@ _FORM = """<!doctype html>
   <h1 style="font-size: 1.5rem">evoflask: dead letters</h1>
   <form method="post">
     <div class="form-group">
-      <label for="key">The global key (AUTHENTICATION_API_KEY)</label>
+      <label for="key">A global key (AUTHENTICATION_API_KEY), or a read-only one</label>
       <input class="form-control" id="key" name="key" type="password"
              autocomplete="current-password" maxlength="256" required autofocus>
     </div>
