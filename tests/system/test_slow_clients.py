@@ -11,6 +11,7 @@ import socket
 import statistics
 import threading
 import time
+from collections import Counter
 from typing import Self
 
 import pytest
@@ -18,7 +19,7 @@ import requests
 
 from evoflask.dev.process import wait_for
 from tests.system.conftest import MakeHouse
-from tests.system.house import API_KEY, House
+from tests.system.house import API_KEY, House, Threads
 
 HEAD = f"POST /event/emit/a HTTP/1.1\r\nHost: a\r\napikey: {API_KEY}\r\n"
 EMIT = '{"event": "CALL", "data": {}}'
@@ -328,3 +329,43 @@ def test_a_head_without_an_end_is_refused(house: House) -> None:
         answer = peer.hear()
 
     assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_thousand_wrong_keys_a_second_keep_nobody_waiting(make_house: MakeHouse) -> None:
+    house = make_house(
+        workers=0, clock=False, web_concurrency=2, auth_failures_per_minute=30, web_threads=4
+    )
+    house.client().create("a")
+    alone = p99(house)
+    stop = threading.Event()
+    counts: Counter[int] = Counter()
+
+    def guess() -> None:
+        """On ten connections, a hundred a second each. By hand: the guesser is to cost little."""
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(Peer(house)) for _ in range(10)]
+            began, sent = time.monotonic(), 0
+            while not stop.is_set():
+                stop.wait(max(0.0, began + sent / 1_000 - time.monotonic()))
+                for peer in peers:
+                    sent += 1
+                    peer.say(
+                        f"GET /webhook/find/a HTTP/1.1\r\nHost: a\r\napikey: wrong-{sent}\r\n\r\n"
+                    )
+                for peer in peers:
+                    head = peer.hear(b"}}")
+                    counts.update(int(each) for each in re.findall(rb"HTTP/1\.1 (\d+)", head))
+
+    began = time.monotonic()
+    guessers = Threads([guess])
+    try:
+        wait_for(lambda: counts[429] > 100, 20, "the first to be told to wait")
+        beside = p99(house)
+    finally:
+        stop.set()
+        guessers.join()
+    rate = counts.total() / (time.monotonic() - began)
+
+    compare(f"{rate:,.0f} wrong keys a second", alone, beside)
+    assert counts.keys() == {401, 429}
+    assert counts[401] < 1_000
