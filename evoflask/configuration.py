@@ -36,6 +36,7 @@ from evoflask.ids import NAME, OPERATOR, random_id
 from evoflask.keyring import digest
 from evoflask.models import AuditLog, DeadLetter, Instance, Meta, Subscription
 from evoflask.net import aws, guard
+from evoflask.net.names import Names
 from evoflask.outbox import Configured, LaneConfig, Outbox, verbs
 from evoflask.routing import Route, Rule
 from evoflask.schemas import NewInstance, NewSubscription, Patch
@@ -367,6 +368,7 @@ class Configuration:
     def __init__(self, outbox: Outbox, settings: Settings) -> None:
         self._outbox = outbox
         self._settings = settings
+        self._names = Names(settings.webhook_allow_networks)
 
     def create(self, new: NewInstance, *, by: str | None = None) -> Created:
         """A new instance with the sinks of its body. `by`, here and below: who does it by hand,
@@ -375,6 +377,7 @@ class Configuration:
         Raises `NameTaken`, `BadInput`, `Unavailable`; nothing is kept then. The
         token cannot be shown again, so an instance whose push failed is taken back.
         """
+        self._check_names(new.sinks.values())
         token = new.token or _new_token()
         row = self._insert(new, token, by)
         try:
@@ -427,6 +430,7 @@ class Configuration:
         `enabled`: what a subscription is that says nothing about it, the first time. Returns
         the instance as stored. Raises `NotFound`, `BadInput`, `Unavailable`.
         """
+        self._check_names(patches.values())
         with self._changing(name) as change:
             self._store(change.row, patches, enabled, by)
         return change.state
@@ -437,6 +441,7 @@ class Configuration:
 
     def add(self, name: str, new: NewSubscription, *, by: str | None = None) -> Subscription:
         """A named subscription. Raises `Conflict` where the name is taken, else as `set_sinks`."""
+        self._check_names([new.patch])
         with self._changing(name) as change:
             if _subscriptions(change.row).get(new.name):
                 raise Conflict(f'This name "{new.name}" is already in use.')
@@ -447,6 +452,7 @@ class Configuration:
         self, name: str, subscription: str, patch: Patch, *, by: str | None = None
     ) -> Subscription:
         """Change what the patch names. Raises `NotFound`, else as `set_sinks`."""
+        self._check_names([patch])
         with self._changing(name) as change:
             stored = _subscription(change.row, subscription)
             if stored.sink != patch.sink:  # deleted and made again since the body was checked
@@ -614,15 +620,23 @@ class Configuration:
             raise BadInput(f"{at}: {variable} is not set on the server, so there is none.")
 
     def _check_address(self, patch: Patch, merged: Mapping[str, Any]) -> None:
-        """Names are looked up when they are used; an address that is written out says it now."""
+        """What is written out as an address, also where only something else was changed."""
         url = merged["url"] if patch.sink == "webhook" else None
-        if url is None:
-            return
-        host = urlsplit(url).hostname or ""
-        refused = guard.check_literal(host, self._settings.webhook_allow_networks)
-        if refused:
-            at = f"{patch.at}.url" if patch.at else "url"
-            raise BadInput(f"{at}: Must not be reached: {refused}.")
+        host = urlsplit(url).hostname if url else None
+        if host and (why := guard.check_literal(host, self._settings.webhook_allow_networks)):
+            raise BadInput(_unreachable(patch, why))
+
+    def _check_names(self, patches: Iterable[Patch]) -> None:
+        """What the names in these URLs stand for now. It may take a moment, so it is done before
+        anything is locked. Raises `BadInput`."""
+        faults = []
+        for patch in patches:
+            url = patch.given.get("url") if patch.sink == "webhook" else None
+            host = urlsplit(url).hostname if url else None
+            if host and (why := self._names.refusal(host)):
+                faults.append(_unreachable(patch, why))
+        if faults:
+            raise BadInput(*faults)
 
     def _check_queue(self, patch: Patch, merged: Mapping[str, Any]) -> None:
         """A queue's URL names no host but AWS's or the operator's, and needs a region."""
@@ -639,6 +653,11 @@ class Configuration:
                 f"{prefix}enabled: SQS_REGION is not set on the server, "
                 "and queueUrl names no region."
             )
+
+
+def _unreachable(patch: Patch, why: str) -> str:
+    at = f"{patch.at}.url" if patch.at else "url"
+    return f"{at}: Must not be reached: {why}."
 
 
 def _new_token() -> str:

@@ -172,6 +172,8 @@ def web_url(value: str) -> None:
     try:
         parts = urlsplit(value)
         good = parts.scheme in {"http", "https"} and parts.port != 0 and _is_host(parts.hostname)
+        after = parts.netloc.rpartition("]")
+        good = good and (not after[1] or re.fullmatch(r"(:[0-9]*)?", after[2]) is not None)
     except ValueError:
         good = False
     if not good:

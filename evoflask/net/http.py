@@ -4,9 +4,9 @@ aiohttp is kept from everything that would reach further than it was told, or re
 more than one request: no proxies and passwords from the environment, no cookies, no
 decompression (a kilobyte can become a gigabyte).
 
-The guard stands in two places. The resolver drops the addresses that may not be reached,
-and what it answers is what is connected to (nobody resolves a second time, so a name cannot
-change its mind in between). The socket factory asks once more for each socket, which also
+The guard stands in two places. The resolver refuses names with an address that may not be
+reached, and what it answers is what is connected to (nobody resolves a second time, so a name
+cannot change its mind in between). The socket factory asks once more for each socket, which also
 covers hosts that are addresses already: those never get to a resolver.
 
 Where a story is told (a test of a subscription), `telling` makes a session for that alone, so
@@ -50,7 +50,7 @@ class ForbiddenAddress(OSError):
 
 
 class GuardedResolver(AbstractResolver):
-    """The system's resolver, without the addresses that may not be reached."""
+    """The system's resolver, for names whose addresses may all be reached."""
 
     def __init__(self, allow_networks: Sequence[Network]) -> None:
         self._allow = tuple(allow_networks)
@@ -59,17 +59,19 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Raises ForbiddenAddress when no address is left, OSError when there was none."""
+        """Raises ForbiddenAddress where one of its addresses may not be reached, OSError where
+        there is none."""
         async with self._slots:
             infos = await _in_thread(lambda: _look_up(host, port, family))
         reasons = {str(info[4][0]): guard.allowed(str(info[4][0]), self._allow) for info in infos}
         if (told := story.current()) is not None:
             told.addresses = [{"address": a, "refused": why} for a, why in reasons.items()]
             told.step("resolve")
-        good = [info for info in infos if reasons[str(info[4][0])] is None]
-        if not good:
-            raise ForbiddenAddress(host, str(next(iter(reasons.values()), "no address")))
-        return [_result(host, port, info) for info in good]
+        # One of them is enough to refuse the name: whoever controls it has no business inside.
+        refused = next(filter(None, reasons.values()), None if reasons else "no address")
+        if refused is not None:
+            raise ForbiddenAddress(host, refused)
+        return [_result(host, port, info) for info in infos]
 
     async def close(self) -> None:
         """Nothing to let go of: a thread under way ends by itself, and is a daemon."""

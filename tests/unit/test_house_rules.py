@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -94,3 +95,40 @@ def test_a_process_that_shall_trace_and_lacks_the_packages_does_not_start(root: 
 
     assert said.returncode == 1
     assert "TRACES is on, and OpenTelemetry is not installed" in said.stderr
+
+
+DOORS = {"ClientSession", "TCPConnector", "create_connection", "open_connection", "urlopen",
+         "HTTPConnection", "HTTPSConnection"}  # fmt: skip
+"""What connects to a host of somebody's choice."""
+OF_THE_OPERATOR = {
+    "evoflask/net/http.py",  # the guarded door itself
+    "evoflask/net/certificate.py",  # connects to an address that the guard let pass
+    "evoflask/sinks/_rabbitmq_link.py",  # RABBITMQ_URI
+    "evoflask/sinks/sqs.py",  # botocore's, to hosts that `net.aws` knows to be AWS's, by name
+}
+
+
+def test_whoever_reaches_a_host_goes_through_the_one_door(root: Path) -> None:
+    """`net.http` for what a tenant chooses; a broker is the operator's choice, by name here."""
+    found = {}
+    for path in sorted((root / "evoflask").rglob("*.py")):
+        name = str(path.relative_to(root))
+        if name.startswith("evoflask/dev/"):
+            continue
+        tree = ast.parse(path.read_text())
+        called = {
+            node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+        }
+        imported = {
+            alias.name.partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        if used := (called & DOORS) | (imported & {"requests", "urllib3", "httpx"}):
+            found[name] = used
+
+    assert "evoflask/net/http.py" in found
+    assert {name: used for name, used in found.items() if name not in OF_THE_OPERATOR} == {}
