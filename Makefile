@@ -1,6 +1,6 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run run-all test test-slow soak reliability lint format docs pictures bench clean
+.PHONY: help run run-all test test-slow soak reliability lint format docs pictures bench lock vulnerabilities clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
@@ -57,6 +57,20 @@ pictures: $(SERVERS) ## Take the manual's pictures of /rq/ anew
 
 bench: $(SERVERS) ## Cost per event, beside a bare loop on the same machine
 	$(BIN)/python -m benchmarks
+
+TOOLS := .venv/tools
+$(TOOLS): requirements-tools.txt $(STAMP)
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install -q --disable-pip-version-check -r requirements-tools.txt
+	@touch $(TOOLS)
+
+lock: $(TOOLS) ## Write requirements.lock: what requirements.txt brings, with the hashes of all of it
+	$(TOOLS)/bin/pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-options \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		-o requirements.lock requirements.txt requirements-otel.txt
+
+vulnerabilities: $(TOOLS) ## Ask the advisory database about everything that is locked
+	$(TOOLS)/bin/pip-audit --disable-pip --require-hashes -r requirements.lock
 
 clean: ## Remove the tools and their caches; the embedded data in var stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
