@@ -176,3 +176,10 @@ def test_the_lock_names_no_place() -> None:
 
     assert "://" not in text
     assert "index" not in text
+
+
+def test_every_test_that_the_threats_name_is_there() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text()))
+
+    assert len(named) > 15
+    assert [each for each in sorted(named) if not (ROOT / each).is_file()] == []
