@@ -23,6 +23,8 @@ from evoflask.outbox.members import at_of, key_of
 from tests.web import steps
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 Die = Callable[..., None]
 
 
