@@ -205,9 +205,10 @@ def _copy(sql: str, rows: Sequence[Sequence[Any]]) -> None:
             copy.write_row(row)
 
 
-def for_update(query: Any) -> Any:
-    """Lock the rows of a select until the transaction ends. SQLite's writer is alone anyway."""
-    return query if is_sqlite() else query.for_update()
+def for_update(query: Any, of: Any = None) -> Any:
+    """Lock the rows of a select (`of`: those of one of its tables) until the transaction ends.
+    SQLite's writer is alone anyway."""
+    return query if is_sqlite() else query.for_update(of=of)
 
 
 def upgrade(target: str | None = None) -> list[str]:
