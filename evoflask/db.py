@@ -151,7 +151,8 @@ def translate() -> Iterator[None]:
 
 def _down(error: BaseException) -> DatabaseDown:
     first = _first(error)
-    log.warning("database: %s: %s", type(first).__name__, first)
+    # The first line alone: PostgreSQL's further ones may quote a row.
+    log.warning("database: %s: %s", type(first).__name__, str(first).partition("\n")[0])
     if not database.in_transaction():
         close()
     return DatabaseDown("The database cannot be reached, or refuses.")

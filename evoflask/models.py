@@ -14,7 +14,7 @@ import orjson
 import peewee
 
 from evoflask import vault
-from evoflask.db import database
+from evoflask.db import database, translate
 from evoflask.ids import random_id
 from evoflask.vault import Sealed
 
@@ -337,4 +337,5 @@ TABLES: tuple[type[Row], ...] = (
 
 def epoch() -> str:
     """The database's epoch."""
-    return str(Meta.get_by_id("epoch").value)
+    with translate():
+        return str(Meta.get_by_id("epoch").value)

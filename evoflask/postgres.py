@@ -106,14 +106,24 @@ class Pool(PooledPostgresqlDatabase):  # type: ignore[misc]
             self._set_server_version(connection)
         return True
 
+    def is_closed(self) -> bool:
+        """Also where the server ended it: whoever comes next on this thread gets another one,
+        even if nobody has noticed so far."""
+        broken = not self._state.closed and self._state.conn.closed
+        if broken and not self.in_transaction():
+            self.close()
+        return bool(self._state.closed)
+
     def _take(self, until: float) -> Any:
         while True:
             kept, place = self._kept_or_place(until)
             if place is not None:
                 return self._open(place)
-            if not self._is_closed(kept):
+            if _answers(kept, self._wait_timeout):
                 return kept
             self._drop(kept)
+            if time.monotonic() > until:
+                raise psycopg.OperationalError("The server does not answer.")
 
     def _kept_or_place(self, until: float) -> tuple[Any, int | None]:
         """A connection that was kept, or a place for a new one."""
@@ -168,6 +178,18 @@ class Pool(PooledPostgresqlDatabase):  # type: ignore[misc]
     def _close_raw(self, conn: Any) -> None:
         if conn is not None:  # a place for one
             super()._close_raw(conn)
+
+
+def _answers(kept: Connection, seconds: float) -> bool:
+    """Whether it still leads to a server, which has so many seconds to say so."""
+    usual, kept.patience = kept.patience, seconds
+    try:
+        kept.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    finally:
+        kept.patience = usual
+    return True
 
 
 class _Use(PoolConnection):  # type: ignore[misc]

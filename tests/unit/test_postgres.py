@@ -95,6 +95,19 @@ def test_connections_that_a_restart_broke_are_never_handed_out_again(
     assert in_threads(3, lambda _: (ask(), db.close())) == [(0, None)] * 3
 
 
+def test_a_broken_connection_is_replaced_even_if_nobody_said_so(
+    server: PostgresServer, url: str
+) -> None:
+    query = models.Instance.select()
+    assert query.count() == 0
+
+    server.restart()
+    told = raises(query.count)  # not through the door that closes it
+
+    assert told is peewee.OperationalError
+    assert query.count() == 0
+
+
 def test_a_transaction_that_a_restart_broke_leaves_the_thread_usable(
     server: PostgresServer, url: str
 ) -> None:
@@ -122,7 +135,9 @@ def test_a_server_that_stands_still_holds_nobody_for_longer_than_the_bounds(
     server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "MARGIN", 0.5)
+    met = threading.Barrier(6)
     db.connect(Url(url, 8, WAIT, STATEMENT))
+    in_threads(6, lambda _: (met.wait(10), ask(), met.wait(10), db.close()))  # six are kept
     ask()
 
     server.pause()
@@ -132,13 +147,13 @@ def test_a_server_that_stands_still_holds_nobody_for_longer_than_the_bounds(
             ask()  # on a connection that is open
         open_one = time.monotonic() - began
         began = time.monotonic()
-        new_ones = in_threads(6, lambda _: raises(ask))
+        new_ones = in_threads(12, lambda _: raises(ask))
         at_once = time.monotonic() - began
     finally:
         server.resume()
 
     assert open_one < STATEMENT + 3
-    assert new_ones == [DatabaseDown] * 6
+    assert new_ones == [DatabaseDown] * 12
     # libpq gives up after two seconds at least; one after the other it would be six times that.
     assert at_once < 8
     assert ask() == 0
