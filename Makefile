@@ -1,6 +1,6 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run run-all test test-slow soak reliability lint format docs pictures bench clean
+.PHONY: help run run-all test test-slow test-postgres soak reliability lint format docs pictures bench clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
@@ -32,6 +32,10 @@ test: $(SERVERS) lint ## Lint, types, floors, and the tests with real servers
 test-slow: $(SERVERS) ## Faults, isolation, many schedules
 	$(BIN)/pytest -m "slow and beside" --timeout 1800 $(ABREAST) $(PYTEST_ARGS)
 	$(BIN)/pytest -m "slow and not beside" --timeout 1800 $(PYTEST_ARGS)
+
+test-postgres: $(SERVERS) ## All that uses the database, faults too, on PostgreSQL alone
+	DATABASE=postgres $(BIN)/pytest -m "not slow" tests/unit tests/web $(ABREAST) $(PYTEST_ARGS)
+	DATABASE=postgres $(BIN)/pytest -m slow tests/system --timeout 1800 $(PYTEST_ARGS)
 
 soak: $(SERVERS) ## Half an hour (SOAK_SECONDS) of load and kills: memory, books, a ledger
 	$(BIN)/python -m tests.system.soak

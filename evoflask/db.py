@@ -70,27 +70,16 @@ OURS: Final = (
 
 
 class HasDatabaseUrl(Protocol):
-    """What `connect` needs of the settings."""
+    """What `connect` needs of the settings; bounds of PostgreSQL it takes from them too."""
 
     @property
     def database_url(self) -> str: ...
-    @property
-    def database_connections(self) -> int: ...
-    @property
-    def database_wait_seconds(self) -> float: ...
-    @property
-    def database_statement_seconds(self) -> float: ...
 
 
 def connect(settings: HasDatabaseUrl) -> None:
     """Bind the models to `settings.database_url`. Opens nothing: the first query does,
     one connection per thread. Raises `Misconfigured` for a URL that names no database."""
-    limits = postgres.Limits(
-        settings.database_connections,
-        settings.database_wait_seconds,
-        settings.database_statement_seconds,
-    )
-    made = _database(settings.database_url, limits)
+    made = _database(settings.database_url, postgres.limits_of(settings))
     if database.obj is not None:
         database.obj.close_all()
     database.initialize(made)

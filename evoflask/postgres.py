@@ -35,9 +35,19 @@ class Limits:
     them, for the server's answer to a new one, and for a lock; `statement`: seconds that a
     statement may take."""
 
-    connections: int
-    wait: float
-    statement: float
+    connections: int = 20
+    wait: float = 5.0
+    statement: float = 30.0
+
+
+def limits_of(settings: object) -> Limits:
+    """Of the settings, as far as they say something."""
+    usual = Limits()
+    return Limits(
+        getattr(settings, "database_connections", usual.connections),
+        getattr(settings, "database_wait_seconds", usual.wait),
+        getattr(settings, "database_statement_seconds", usual.statement),
+    )
 
 
 class Connection(psycopg.Connection[Any]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -63,6 +64,14 @@ class Store(abc.ABC):
         """Somebody else has it for himself, as far as writing goes."""
 
     @abc.abstractmethod
+    def backup(self, file: Path) -> None:
+        """A copy while it is in use, as the manual says."""
+
+    @abc.abstractmethod
+    def restore(self, file: Path) -> None:
+        """The copy in its place; nobody uses it meanwhile."""
+
+    @abc.abstractmethod
     def sound(self) -> bool:
         """Whether nothing in it is broken."""
 
@@ -83,6 +92,14 @@ class Sqlite(Store):
             connection.execute("BEGIN EXCLUSIVE")
             yield
             connection.rollback()
+
+    def backup(self, file: Path) -> None:
+        self.write("VACUUM INTO ?", str(file))
+
+    def restore(self, file: Path) -> None:
+        for each in self.file.parent.glob(f"{self.file.name}-*"):
+            each.unlink()
+        shutil.copy(file, self.file)
 
     def sound(self) -> bool:
         return self.query("PRAGMA integrity_check") == [("ok",)]
@@ -120,7 +137,7 @@ class Postgres(Store):
         return contextlib.closing(psycopg.connect(self.url, connect_timeout=10))
 
     def sql(self, text: str) -> str:
-        return text.replace("?", "%s")
+        return text.replace("%", "%%").replace("?", "%s")
 
     @contextlib.contextmanager
     def locked(self, mode: str = "EXCLUSIVE") -> Iterator[None]:
@@ -133,8 +150,20 @@ class Postgres(Store):
             yield
             connection.rollback()
 
+    def backup(self, file: Path) -> None:
+        self.server.program("pg_dump", "--format=custom", f"--file={file}", *self._where(), NAME)
+
+    def restore(self, file: Path) -> None:
+        self.server.drop(NAME)
+        self.server.create(NAME)
+        whole = ["--exit-on-error", "--single-transaction", f"--dbname={NAME}"]
+        self.server.program("pg_restore", *whole, *self._where(), str(file))
+
+    def _where(self) -> list[str]:
+        return ["--host", str(self.server.home), "--username", USER]
+
     def sound(self) -> bool:
-        where = ["--host", str(self.server.home), "--username", USER]
+        where = self._where()
         return not self.server.program("pg_amcheck", "--install-missing", *where, NAME)
 
 
