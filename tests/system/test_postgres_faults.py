@@ -19,7 +19,7 @@ from tests.system.reliability import Table
 from tests.system.store import Postgres
 from tests.system.test_store_faults import Producers, letters, refuse, rest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
 AWAY = 30
 """Seconds that it is not there."""

@@ -18,6 +18,7 @@ from evoflask import auditlog, db, models, postgres
 from evoflask.dev import postgres_server
 from evoflask.dev.postgres_server import PostgresServer
 from evoflask.errors import DatabaseDown, Misconfigured
+from evoflask.settings import Settings
 from tests.conftest import Url, missing
 
 WAIT = 1.0
@@ -348,3 +349,9 @@ def test_errors_of_the_driver_are_known_by_peewee() -> None:
     for kind in kinds:
         with pytest.raises(peewee.PeeweeException), peewee.__exception_wrapper__:
             raise kind("x")
+
+
+def test_a_password_in_the_options_of_the_url_is_a_secret_too() -> None:
+    url = "postgresql://u:one@h/d?password=two%21&sslpassword=three"
+
+    assert {"one", "two!", "three"} <= set(Settings(database_url=url).secrets())
