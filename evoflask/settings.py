@@ -922,6 +922,9 @@ class Settings:
         found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
         found |= {self.operator_webhook_secret, *self.encryption_key}
         found |= {key for _, key in (*self.api_keys, *self.api_keys_read_only)}
+        for option in urlsplit(self.database_url).query.split("&"):
+            if option.startswith(("password=", "sslpassword=")):  # libpq takes them there too
+                found.add(option.partition("=")[2])
         for each in map(urlsplit, _NEXT_URL.split(self.nats_uri)):
             # A user without a password is a token.
             found.add(each.username or "" if each.password is None else each.password)

@@ -354,4 +354,4 @@ def test_errors_of_the_driver_are_known_by_peewee() -> None:
 def test_a_password_in_the_options_of_the_url_is_a_secret_too() -> None:
     url = "postgresql://u:one@h/d?password=two%21&sslpassword=three"
 
-    assert {"one", "two!", "three"} <= set(Settings(database_url=url).secrets())
+    assert {"one", "two!", "two%21", "three"} <= set(Settings(database_url=url).secrets())
