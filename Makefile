@@ -1,12 +1,14 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run run-all test test-slow soak reliability lint format docs pictures bench lock vulnerabilities clean
+.PHONY: help run run-all test test-slow test-postgres soak reliability lint format docs pictures \
+	bench lock vulnerabilities clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
 SERVERS := .venv/servers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST_ARGS ?=
+POSTGRES_TESTS ?= tests/unit tests/web tests/gateway tests/system
 # Most tests wait for processes: three at a time keep two cores busy. A file's stay together.
 ABREAST := -n 3 --dist loadfile
 
@@ -32,6 +34,9 @@ test: $(SERVERS) lint ## Lint, types, floors, and the tests with real servers
 test-slow: $(SERVERS) ## Faults, isolation, many schedules
 	$(BIN)/pytest -m "slow and beside" --timeout 1800 $(ABREAST) $(PYTEST_ARGS)
 	$(BIN)/pytest -m "slow and not beside" --timeout 1800 $(PYTEST_ARGS)
+
+test-postgres: $(SERVERS) ## The same on PostgreSQL alone, faults too; POSTGRES_TESTS=some of it
+	DATABASE=postgres $(BIN)/pytest --timeout 1800 $(POSTGRES_TESTS) $(PYTEST_ARGS)
 
 soak: $(SERVERS) ## Half an hour (SOAK_SECONDS) of load and kills: memory, books, a ledger
 	$(BIN)/python -m tests.system.soak

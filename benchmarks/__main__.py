@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import drain, emit, sinks
-from benchmarks.stage import Cost
+from benchmarks import drain, emit, rows, sinks
+from benchmarks.stage import DATABASES, Cost
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="Cost per event.")
     parser.add_argument("--events", type=int, default=20_000, help="of each row")
+    parser.add_argument("--databases", action="store_true", help="SQLite beside PostgreSQL alone")
     parser.add_argument("--deep", action="store_true", help="also 1,000,000 waiting events")
     options = parser.parse_args()
     n: int = options.events
     print(f"{'':42}{'events':>10}{'events/s':>10}{'CPU us':>8}{'of bare':>9}")
+    for database in DATABASES:
+        beside(database, n)
+    if options.databases:
+        return
     for cost in emit.run(max(1000, n // 10), n):
         show(cost, None)
     for lanes in (1, 100):
@@ -31,6 +36,16 @@ def main() -> None:
         compare(sinks.run(sink, 100, n))
     if options.deep:
         compare(drain.run(100, 1_000_000, n))
+
+
+def beside(database: str, n: int) -> None:
+    """What the database has to do with, and what it ought to have nothing to do with."""
+    print(f"on {database}:")
+    for cost in rows.run(database, max(200, n // 100), n // 4):
+        show(cost, None)
+    for cost in emit.run(max(1000, n // 10), n, database):
+        show(cost, None)
+    compare(drain.run(100, n, n, database))
 
 
 def compare(costs: list[Cost]) -> None:

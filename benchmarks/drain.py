@@ -64,9 +64,9 @@ async def drained(
     return cost
 
 
-def run(lanes: int, waiting: int, events: int) -> list[Cost]:
+def run(lanes: int, waiting: int, events: int, database: str = "sqlite") -> list[Cost]:
     """One stage: the bare loop, the drain, the bare loop again, on the same receiver."""
-    with stage() as here:
+    with stage(database) as here:
         url = here.receiver.url("/ok")
         asyncio.run(bare(url, 500))  # warm
         tenants = here.tenants(lanes, "webhook", here.webhook)

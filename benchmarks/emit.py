@@ -38,10 +38,10 @@ class Client:
         return True
 
 
-def run(single: int, batched: int) -> list[Cost]:
+def run(single: int, batched: int, database: str = "sqlite") -> list[Cost]:
     """A web process of its own, one instance with one webhook, nobody draining."""
     root = Path(__file__).resolve().parents[1]
-    with stage() as here:
+    with stage(database) as here:
         tenant = here.tenants(1, "webhook", here.webhook)[0]
         port = free_port()
         env = {

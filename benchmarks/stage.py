@@ -1,4 +1,4 @@
-"""What a benchmark runs on: a real Redis, SQLite, a receiver in its own process, tenants."""
+"""What a benchmark runs on: a real Redis, a database, a receiver in its own process, tenants."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from evoflask import configuration, db, models, vault
+from evoflask.dev.postgres_server import PostgresServer
 from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
 from evoflask.ids import event_id, random_id
@@ -119,7 +120,7 @@ class Stage:
                 "order_by": "data.key.remoteJid",
                 "on_failure": "pass",
                 "timeout": 30.0,
-                "settings": subscription,
+                "settings": orjson.dumps(subscription).decode(),
             }
             for t in made
         ).execute()
@@ -151,10 +152,27 @@ class Stage:
         return time.perf_counter() - began
 
 
+DATABASES = ("sqlite", "postgres")
+
+
 @contextmanager
-def stage(**changes: object) -> Iterator[Stage]:
-    """Everything, on loopback, gone afterwards."""
-    with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
+def _database(kind: str, home: Path) -> Iterator[str]:
+    """Its URL. Both write a commit to the disk before they answer."""
+    if kind == "sqlite":
+        yield f"sqlite:///{home}/rows.db"
+        return
+    with PostgresServer(home / "postgres") as server:
+        yield server.create("bench")
+
+
+@contextmanager
+def stage(database: str = "sqlite", **changes: object) -> Iterator[Stage]:
+    """Everything, on loopback, gone afterwards. `database`: one of `DATABASES`."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Receiver() as receiver,
+        _database(database, Path(name)) as url,
+    ):
         home = Path(name)
         with RedisServer(
             home / "redis", socket=home / "s", appendonly=True, maxmemory="8gb"
@@ -164,7 +182,7 @@ def stage(**changes: object) -> Iterator[Stage]:
                 home=home,
                 redis_url=redis.url,
                 rq_redis_url=redis.url,
-                database_url=f"sqlite:///{home}/rows.db",
+                database_url=url,
                 api_key="bench",
                 encryption_key=(new_key(),),
                 webhook_allow_networks=(ip_network("127.0.0.0/8"),),

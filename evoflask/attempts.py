@@ -47,6 +47,7 @@ def _write(partition: int, batches: Sequence[Batch]) -> int:
     """The rows of batches that were not written before."""
     key = f"attempts:{partition}"
     with db.writing():
+        db.alone(key)  # a clock whose lease lapsed may still be at it
         kept = Meta.get_or_none(Meta.key == key)
         known = set() if kept is None else set(orjson.loads(kept.value))
         rows: list[tuple[Any, ...]] = []

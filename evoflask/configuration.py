@@ -489,11 +489,12 @@ class Configuration:
 
     def _enable(self, lane: str, enabled: bool, may: Callable[[], bool]) -> Subscription | None:
         """Not through `_write`: another version would say that somebody mended it."""
-        home = Subscription.select(Subscription, Instance).join(Instance)
+        here = (Subscription.lane == lane) & Instance.deleted_at.is_null()
         with db.writing():
-            stored: Subscription | None = home.where(
-                (Subscription.lane == lane) & Instance.deleted_at.is_null()
-            ).first()
+            # The instance is locked first, as by every other change of it.
+            db.for_update(Instance.select().join(Subscription).where(here), Instance).first()
+            home = Subscription.select(Subscription, Instance).join(Instance)
+            stored: Subscription | None = home.where(here).first()
             if stored is None or not may():
                 return None
             change = Subscription.update(enabled=enabled, updated_at=time.time())
@@ -507,6 +508,7 @@ class Configuration:
         when there is a URL, disabled when there is none. Whether something changed. Raises
         `Unavailable`."""
         with db.writing():
+            db.alone(OPERATOR)  # every clock does it when it starts
             row: Instance | None = Instance.select().where(_live(OPERATOR)).first()
             if row is None and not url:
                 return False

@@ -14,7 +14,7 @@ import orjson
 import peewee
 
 from evoflask import vault
-from evoflask.db import database
+from evoflask.db import database, translate
 from evoflask.ids import random_id
 from evoflask.vault import Sealed
 
@@ -142,7 +142,7 @@ class DeadLetter(Row):
     `bury` finds it and writes no ghost.
     """
 
-    id = peewee.AutoField()
+    id = peewee.BigAutoField()
     instance_id = peewee.IntegerField()
     instance_name = peewee.CharField(max_length=100)
     subscription_id = peewee.IntegerField()
@@ -231,7 +231,7 @@ DeadLetter.add_index(
 class AuditLog(Row):
     """One thing that somebody did. No foreign keys: it outlives what it tells of."""
 
-    id = peewee.AutoField()
+    id = peewee.BigAutoField()
     at = peewee.DoubleField(default=time.time)
     by = peewee.CharField(max_length=120)
     """The name of the key: `global`, `instance:<name>`, `cli`, `dashboard`, `clock`."""
@@ -250,7 +250,7 @@ AuditLog.add_index(AuditLog.index(AuditLog.instance_id, AuditLog.id, name="audit
 class Operation(Row):
     """A long action by hand that was not over after its first piece. See `operations`."""
 
-    id = peewee.AutoField()
+    id = peewee.BigAutoField()
     kind = peewee.CharField(max_length=20)
     scope_instance_id = peewee.IntegerField(null=True)
     """Row of the instance that it concerns, whose token sees it; None: of several."""
@@ -290,7 +290,7 @@ Operation.add_index(
 class DeliveryLog(Row):
     """One attempt. No foreign keys: names are those of the moment at which it was made."""
 
-    id = peewee.AutoField()
+    id = peewee.BigAutoField()
     instance_id = peewee.IntegerField()
     instance_name = peewee.CharField(max_length=100)
     subscription_name = peewee.CharField(max_length=100)
@@ -337,4 +337,5 @@ TABLES: tuple[type[Row], ...] = (
 
 def epoch() -> str:
     """The database's epoch."""
-    return str(Meta.get_by_id("epoch").value)
+    with translate():
+        return str(Meta.get_by_id("epoch").value)

@@ -329,6 +329,35 @@ class Settings:
         ),
         secret=True,
     )
+    database_connections: int = _field(
+        20,
+        About(
+            "DATABASE_CONNECTIONS",
+            "Connections to PostgreSQL that one process has at most; who needs one more waits.",
+            whole(1, 1_000),
+            "connections",
+        ),
+    )
+    database_wait_seconds: float = _field(
+        5.0,
+        About(
+            "DATABASE_WAIT_SECONDS",
+            "How long PostgreSQL is waited for where it is not there or others are in the way: "
+            "for a new connection, a free one, a locked row.",
+            number(1, 60),
+            "seconds",
+        ),
+    )
+    database_statement_seconds: float = _field(
+        30.0,
+        About(
+            "DATABASE_STATEMENT_SECONDS",
+            "How long one statement, or a transaction that stands still, may take in PostgreSQL; "
+            "migrations take as long as they take.",
+            number(1, 3_600),
+            "seconds",
+        ),
+    )
     outbox_partitions: int = _field(
         1,
         About(
@@ -893,6 +922,9 @@ class Settings:
         found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
         found |= {self.operator_webhook_secret, *self.encryption_key}
         found |= {key for _, key in (*self.api_keys, *self.api_keys_read_only)}
+        for option in urlsplit(self.database_url).query.split("&"):
+            if option.startswith(("password=", "sslpassword=")):  # libpq takes them there too
+                found.add(option.partition("=")[2])
         for each in map(urlsplit, _NEXT_URL.split(self.nats_uri)):
             # A user without a password is a token.
             found.add(each.username or "" if each.password is None else each.password)

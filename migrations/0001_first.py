@@ -109,3 +109,8 @@ def up(migrator, db):
 
     db.create_tables([Meta, Instance, Subscription, DeadLetter], safe=False)
     Meta.create(key="epoch", value=secrets.token_hex(8))
+
+
+def down(migrator, db):
+    for table in ("dead_letter", "subscription", "instance", "meta"):
+        db.execute_sql(f"DROP TABLE {table}")

@@ -19,3 +19,7 @@ def up(migrator, db):
 
     AuditLog.add_index(AuditLog.index(AuditLog.instance_id, AuditLog.id, name="audit_log_instance"))
     db.create_tables([AuditLog], safe=False)
+
+
+def down(migrator, db):
+    db.execute_sql("DROP TABLE audit_log")

@@ -34,3 +34,7 @@ def up(migrator, db):
         Operation.index(Operation.scope_instance_id, Operation.id, name="operation_scope")
     )
     db.create_tables([Operation], safe=False)
+
+
+def down(migrator, db):
+    db.execute_sql("DROP TABLE operation")

@@ -38,3 +38,9 @@ def up(migrator, db):
     )
     DeliveryLog.add_index(index(DeliveryLog.at, name="delivery_log_at"))
     db.create_tables([DeliveryLog], safe=False)
+
+
+def down(migrator, db):
+    db.execute_sql("DROP TABLE delivery_log")
+    # Which batches it has.
+    db.execute_sql("DELETE FROM meta WHERE substr(key, 1, 9) = 'attempts:'")

@@ -29,3 +29,7 @@ def up(migrator, db):
         name="dead_letter_mirrored",
     )
     db.execute(index)
+
+
+def down(migrator, db):
+    db.execute_sql("DROP INDEX dead_letter_mirrored")

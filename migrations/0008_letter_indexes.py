@@ -44,3 +44,12 @@ def up(migrator, db):
         ("discarded", (letter.discarded_at,), gone),
     ):
         db.execute(letter.index(*columns, where=where, name=f"dead_letter_{name}"))
+
+
+def down(migrator, db):
+    for name in ("open", "reason", "order", "age", "marked", "requeued", "discarded"):
+        db.execute_sql(f"DROP INDEX dead_letter_{name}")
+    db.execute_sql(
+        "CREATE INDEX dead_letter_open ON dead_letter (instance_id, sink, reason, requeued_at,"
+        " discarded_at) WHERE requeued_at IS NULL AND discarded_at IS NULL"
+    )

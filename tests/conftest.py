@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from evoflask import vault
-from evoflask.dev import process
+from evoflask import db, vault
+from evoflask.dev import postgres_server, process
+from evoflask.dev.postgres_server import PostgresServer
 from evoflask.dev.process import wait_for as _wait_for
 from evoflask.dev.redis_server import RedisServer, find_binary
 from evoflask.errors import Misconfigured
@@ -26,6 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 API_KEY = "test-key-of-the-suite"
 ENCRYPTION_KEY = "dGhlIHN1aXRlJ3Mgb3duIGtleSwgMzIgYnl0ZXMhISE="
+DATABASES = ("sqlite", "postgres")
+DATABASE = os.environ.get("DATABASE") or "sqlite"
+"""What tests run on that need one and do not say which."""
 
 
 def pytest_configure() -> None:
@@ -41,6 +47,15 @@ def pytest_configure() -> None:
     # all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is marked `databases` runs on both, all else on the one that DATABASE names."""
+    both = metafunc.definition.get_closest_marker("databases") and not os.environ.get("DATABASE")
+    for fixture in {"database_url", "empty_url"}.intersection(
+        metafunc.fixturenames if both else ()
+    ):
+        metafunc.parametrize(fixture, DATABASES, indirect=True)
 
 
 def missing(what: str) -> None:
@@ -91,8 +106,86 @@ def redis_client(redis_url: str, redis_server: RedisServer) -> Iterator[redis.Re
         yield client
 
 
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One server for the session, which forgets all in a power cut. Faults bring their own."""
+    try:
+        postgres_server.find_programs()
+    except Misconfigured as error:
+        missing(str(error))
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Url:
+    """What a connection is made of."""
+
+    database_url: str
+    database_connections: int = 20
+    database_wait_seconds: float = 5.0
+    database_statement_seconds: float = 30.0
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres: PostgresServer) -> str:
+    """A database with all tables, for one test after the other: it is emptied faster than a
+    new one is made. Its name."""
+    name = "tables"
+    db.connect(Url(postgres.create(name)))
+    db.upgrade()
+    db.database.obj.close_all()
+    return name
+
+
 @pytest.fixture
-def settings(tmp_path: Path, redis_url: str) -> Callable[..., Settings]:
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of the test's own without a table."""
+    if getattr(request, "param", DATABASE) == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server, name = request.getfixturevalue("postgres"), f"test_{secrets.token_hex(6)}"
+    yield server.create(name)
+    _close_all()
+    server.drop(name)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database without a row; in PostgreSQL with all tables, SQLite's file is made by the
+    first connection."""
+    if getattr(request, "param", DATABASE) == "sqlite":
+        yield ""  # in the home
+        return
+    server, name = request.getfixturevalue("postgres"), request.getfixturevalue("postgres_tables")
+    server.execute(_EMPTY, database=name)
+    yield server.url(name)
+    _close_all()
+
+
+_EMPTY = """
+DO $$
+DECLARE t text;
+BEGIN
+    DELETE FROM meta WHERE key <> 'epoch';
+    FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+        AND tablename NOT IN ('meta', 'schema_migration')
+    LOOP
+        EXECUTE format('DELETE FROM %I', t);
+        EXECUTE format('ALTER SEQUENCE %I RESTART', t || '_id_seq');
+    END LOOP;
+END $$
+"""
+
+
+def _close_all() -> None:
+    db.close()
+    if db.database.obj is not None:
+        db.database.obj.close_all()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str, database_url: str) -> Callable[..., Settings]:
     """Makes `Settings` with a home of the test's own: `settings(max_batch=3)`."""
 
     def make(**changes: Any) -> Settings:
@@ -104,6 +197,7 @@ def settings(tmp_path: Path, redis_url: str) -> Callable[..., Settings]:
             "encryption_key": (ENCRYPTION_KEY,),
             "auth_failures_per_minute": 100_000,
             "redis_url": redis_url,
+            "database_url": database_url,
             "webhook_allow_networks": LOOPBACK,
         }
         return Settings(**usual | changes)

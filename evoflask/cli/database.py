@@ -19,6 +19,18 @@ def upgrade() -> None:
         click.echo(name)
 
 
+@db.command("downgrade")
+@click.argument("migration")
+@spoken
+def downgrade(migration: str) -> None:
+    """Take migrations back, the newest first, as far as MIGRATION, which goes too: with all
+    that only they have a place for."""
+    from evoflask.db import downgrade
+
+    for name in downgrade(migration):
+        click.echo(name)
+
+
 @db.command("adopt")
 @spoken
 def adopt() -> None:

@@ -19,8 +19,9 @@ from evoflask.models import DeadLetter, Operation
 
 LOOK = 500
 """Rows that one look reads."""
-_END = "~"
-"""Behind every entry of a lane."""
+_END = "z"
+"""Behind every entry of a lane, which is digits and dashes, in the order of bytes and of any
+language: databases have theirs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -264,9 +263,7 @@ def test_a_token_that_changed_in_the_database_alone_is_found_out(
     tenant = make_tenant(house)
     with tenant.socket() as ws:
         ws.join(tenant.name)
-        with contextlib.closing(sqlite3.connect(house.database, timeout=10)) as db:
-            db.execute("UPDATE instance SET token_sha256 = 'another'")
-            db.commit()
+        house.store.write("UPDATE instance SET token_sha256 = 'another'")
 
         assert ws.end(timeout=20)[0] == 4001
 

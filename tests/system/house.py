@@ -20,7 +20,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -37,6 +36,7 @@ from evoflask.dev.redis_server import RedisServer
 from evoflask.dev.supervisor import LOOPBACK, read_procfile
 from evoflask.outbox import LaneView, Outbox, connect, verbs
 from tests.conftest import ENCRYPTION_KEY
+from tests.system.store import Store, usual
 
 ROOT = Path(__file__).resolve().parents[2]
 API_KEY = "test-key-of-the-house"
@@ -50,7 +50,7 @@ class House:
 
     `web`, `workers`, `clocks`: how many processes; the web processes share one port.
     `maxmemory` and `fsync` are Redis'. `faults`: the processes obey `arm`. `redis_server`: not
-    started yet; `database`: its file.
+    started yet, as `store`: the database, else the one that the variable DATABASE names.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class House:
         fsync: str = "everysec",
         faults: bool = False,
         redis_server: RedisServer | None = None,
-        database: Path | None = None,
+        store: Store | None = None,
         **settings: object,
     ) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class House:
             folder / "redis", appendonly=True, fsync=fsync, maxmemory=maxmemory
         )
         self.port = free_port()
-        self.database = database or folder / "house.db"
+        self.store = store or usual(folder)
         self._faults = faults
         self._procfile = read_procfile(ROOT / "Procfile")
         self._wanted = [("web", n) for n in range(web)]
@@ -83,7 +83,7 @@ class House:
         self._processes: dict[Name, Process] = {}
         self._logs: list[Path] = []
         self._outbox: Outbox | None = None
-        usual: dict[str, object] = {
+        defaults: dict[str, object] = {
             "hold_seconds": 3,
             "retry_jitter": 0,
             "web_concurrency": 1,
@@ -97,10 +97,10 @@ class House:
             "ENCRYPTION_KEY": ENCRYPTION_KEY,
             "EVOFLASK_HOME": str(folder),
             "REDIS_URL": self.redis.url,
-            "DATABASE_URL": f"sqlite:///{self.database}",
+            "DATABASE_URL": self.store.url,
             "PORT": str(self.port),
             "WEBHOOK_ALLOW_NETWORKS": LOOPBACK,
-            **{name.upper(): str(value) for name, value in (usual | settings).items()},
+            **{name.upper(): str(value) for name, value in (defaults | settings).items()},
         }
 
     # -- life --------------------------------------------------------------------------------
@@ -108,6 +108,7 @@ class House:
     def __enter__(self) -> Self:
         try:
             self.redis.start()
+            self.store.start()
             release = self.command("release")
             assert release.wait(30) == 0, release.output()
             for name in self._wanted:
@@ -134,6 +135,7 @@ class House:
         for process in self._processes.values():
             process.kill9()
         self.redis.kill9()
+        self.store.close()
         if self._outbox is not None:
             self._outbox.redis.close()
 
@@ -258,8 +260,7 @@ class House:
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows of the database."""
-        with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as connection:
-            return connection.execute(sql, values).fetchall()
+        return self.store.query(sql, *values)
 
     def lanes(self) -> list[LaneView]:
         """Every lane that has a row, as Redis sees it."""

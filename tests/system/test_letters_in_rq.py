@@ -3,8 +3,6 @@ tools requeue them, and a hundred thousand of them slow nobody."""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from evoflask import mirror
 from evoflask.dev.process import wait_for
 from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
+from evoflask.models import DeadLetter
 from tests.system.conftest import MakeHouse
 from tests.system.house import House, message
 
@@ -75,32 +74,23 @@ def test_letters_follow_the_rows_through_a_flush_of_rqs_redis_and_rqs_own_requeu
 
 def fill(house: House, letters: int) -> None:
     """Letters, as many as a bad night leaves."""
-    with contextlib.closing(sqlite3.connect(house.database, timeout=30)) as connection:
-        (columns,) = zip(
-            *connection.execute("SELECT name FROM pragma_table_info('dead_letter')"), strict=True
-        )
-        row = dict(
-            zip(columns, connection.execute("SELECT * FROM dead_letter").fetchone(), strict=True)
-        )
-        names = [name for name in columns if name != "id"]
-        marks = ",".join("?" * len(names))
-        connection.executemany(
-            f"INSERT INTO dead_letter ({','.join(names)}) VALUES ({marks})",
-            (
-                [row[name] if name != "entry" else f"{n:013d}-filled" for name in names]
-                for n in range(letters)
-            ),
-        )
-        connection.commit()
+    fields = DeadLetter._meta.sorted_fields
+    names = [field.column_name for field in fields if field is not DeadLetter.id]
+    (row,) = house.query(f"SELECT {','.join(names)} FROM dead_letter LIMIT 1")
+    values = dict(zip(names, row, strict=True))
+    marks = ",".join("?" * len(names))
+    house.store.write_many(
+        f"INSERT INTO dead_letter ({','.join(names)}) VALUES ({marks})",
+        (
+            [values[name] if name != "entry" else f"{n:013d}-filled" for name in names]
+            for n in range(letters)
+        ),
+    )
 
 
 def show(house: House, there: bool) -> None:
     """All letters open, or none, and RQ's jobs like them."""
-    with contextlib.closing(sqlite3.connect(house.database, timeout=30)) as connection:
-        connection.execute(
-            "UPDATE dead_letter SET discarded_at = ?", (None if there else time.time(),)
-        )
-        connection.commit()
+    house.store.write("UPDATE dead_letter SET discarded_at = ?", None if there else time.time())
     wanted = 1000 if there else 0
     wait_for(lambda: len(mirror.shown(house.raw, SINK)) == wanted, 60, f"{wanted} failed jobs")
 

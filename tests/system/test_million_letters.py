@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sqlite3
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -18,6 +18,7 @@ from evoflask.dev.receiver import Receiver
 from tests.system.bulk import Tenants
 from tests.system.conftest import MakeHouse
 from tests.system.house import House, message
+from tests.system.store import Sqlite
 
 LETTERS = 1_000_000
 TENANTS = 20
@@ -54,7 +55,7 @@ FROM n JOIN (SELECT *, row_number() OVER (ORDER BY id) - 1 AS nth FROM subscript
 
 def fill(house: House, letters: int = LETTERS, tenants: int = TENANTS) -> None:
     """Letters of the tenants whose names begin with `dead`."""
-    with contextlib.closing(sqlite3.connect(house.database, timeout=60)) as connection:
+    with house.store.connect() as connection:
         connection.execute("PRAGMA synchronous = OFF")
         for first in range(0, letters, 100_000):
             last = min(first + 100_000, letters) - 1
@@ -127,9 +128,9 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_million_letters_are_answered_within_a_second_and_disturb_no_worker(
-    make_house: MakeHouse, receiver: Receiver
+    make_house: MakeHouse, receiver: Receiver, tmp_path: Path
 ) -> None:
-    house = make_house()
+    house = make_house(store=Sqlite(tmp_path / "letters.db"))
     urls = {f"dead{n}": receiver.url("/dead") for n in range(TENANTS)}
     Tenants(house, urls, enabled=False)  # requeued ones wait: what is measured is the desk
     fill(house)
@@ -173,9 +174,9 @@ def test_a_million_letters_are_answered_within_a_second_and_disturb_no_worker(
 
 @pytest.mark.slow
 def test_a_requeue_goes_on_after_its_clock_was_killed_and_repeats_a_piece_at_most(
-    make_house: MakeHouse, receiver: Receiver
+    make_house: MakeHouse, receiver: Receiver, tmp_path: Path
 ) -> None:
-    house = make_house()
+    house = make_house(store=Sqlite(tmp_path / "letters.db"))
     Tenants(house, {"dead0": receiver.url("/ok")})
     fill(house, 8_000, 1)
     client = house.client()

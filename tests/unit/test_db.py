@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import peewee
@@ -15,34 +14,40 @@ from playhouse.schema_diff import diff_models
 
 from evoflask import db, formats, models, schemas
 from evoflask.errors import DatabaseDown, Misconfigured
+from tests.conftest import Url
+
+pytestmark = pytest.mark.databases
 
 
-@dataclass(frozen=True)
-class Url:
-    database_url: str
+@pytest.fixture
+def empty(empty_url: str) -> Iterator[str]:
+    """A database that is connected to and has no table yet."""
+    db.connect(Url(empty_url))
+    yield empty_url
+    db.close()
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Path]:
-    """A database file that is connected to and not made yet."""
+    """The same, a file in any case."""
     path = tmp_path / "evoflask.db"
     db.connect(Url(f"sqlite:///{path}"))
     yield path
     db.close()
 
 
-def test_the_migrations_make_what_the_models_say(file: Path) -> None:
+def test_the_migrations_make_what_the_models_say(empty: str) -> None:
     db.upgrade()
 
     assert str(diff_models(db.database.obj, models.TABLES)) == ""
 
 
-def test_upgrading_twice_does_nothing_the_second_time(file: Path) -> None:
+def test_upgrading_twice_does_nothing_the_second_time(empty: str) -> None:
     assert db.pending() == db.upgrade()
     assert db.upgrade() == db.pending() == []
 
 
-def test_upgrading_at_once_runs_each_migration_once(file: Path) -> None:
+def test_upgrading_at_once_runs_each_migration_once(empty: str) -> None:
     def upgrade(_: int) -> list[str]:
         try:
             return db.upgrade()
@@ -53,6 +58,7 @@ def test_upgrading_at_once_runs_each_migration_once(file: Path) -> None:
         done = list(threads.map(upgrade, range(4)))
 
     assert sorted(len(names) for names in done)[:3] == [0, 0, 0]
+    assert db.pending() == []
     assert models.Meta.select().count() == 1
 
 
@@ -78,7 +84,17 @@ def test_sqlite_keeps_a_commit_through_a_power_cut_and_waits_for_other_writers(
     assert settings == ["wal", 2, 1, 5000]
 
 
-@pytest.mark.parametrize("url", ["mysql://h/d", "sqlite://nothing", "", "postgresql://h", "x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://h/d",
+        "sqlite://nothing",
+        "",
+        "postgresql://h",
+        "postgresql://h/d?no_such_option=1",
+        "x",
+    ],
+)
 def test_a_url_that_names_no_database_is_misconfigured(url: str) -> None:
     with pytest.raises(Misconfigured, match="DATABASE_URL"):
         db.connect(Url(url))
@@ -117,7 +133,28 @@ def test_an_error_of_a_statement_stays_what_it_is(kind: type[Exception]) -> None
         raise kind("x")
 
 
-def test_a_transaction_that_fails_leaves_nothing(file: Path) -> None:
+def test_what_goes_up_comes_down_again_one_by_one(empty: str) -> None:
+    names = db.upgrade()
+    newest = _schema()
+
+    for name in reversed(names):
+        assert db.downgrade(name) == [name]
+    left = [table for table in db.database.get_tables() if table != "schema_migration"]
+    again = [each for name in names for each in db.upgrade(name)]
+
+    assert left == []
+    assert again == names
+    assert _schema() == newest
+
+
+def _schema() -> object:
+    """Every table with its columns and indexes."""
+    tables = sorted(db.database.get_tables())
+    indexes = {t: sorted(map(str, db.database.get_indexes(t))) for t in tables}
+    return {t: sorted(map(str, db.database.get_columns(t))) for t in tables}, indexes
+
+
+def test_a_transaction_that_fails_leaves_nothing(empty: str) -> None:
     db.upgrade()
 
     def fail() -> None:

@@ -23,6 +23,8 @@ from evoflask.sinks.base import MAX_ANSWER, Outcome
 from tests.conftest import API_KEY
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 SECRET = "a-key-that-nobody-shall-see"
 Deliver = Callable[..., None]
 Log = Callable[..., bool]

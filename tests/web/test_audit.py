@@ -18,6 +18,8 @@ from evoflask.outbox.members import entry_of, size_of
 from tests.web import steps
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 P = "evo:{p0}:"
 LARGE = "x" * 40_000
 """A body that lies beside its entry."""

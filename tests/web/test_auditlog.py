@@ -11,6 +11,8 @@ from evoflask import auditlog, models
 from evoflask.errors import DatabaseDown
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 HOOK = {"url": "https://example.com/secret-path", "headers": {"Authorization": "Bearer hidden"}}
 
 

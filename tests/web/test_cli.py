@@ -24,6 +24,8 @@ from evoflask.settings import Settings
 from tests.web import steps
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 Flask_ = Callable[..., Result]
 CALL = {"event": "CALL", "data": 1}
 
@@ -346,11 +348,10 @@ def test_the_doctor_looks_at_every_part(flask: Flask_, outbox: Outbox, instance:
 
 
 def test_the_doctor_is_1_where_something_fails(
-    settings: Callable[..., Settings], tmp_path: Path
+    settings: Callable[..., Settings], tmp_path: Path, empty_url: str
 ) -> None:
-    made = composition.create_app(
-        settings(redis_url=f"unix://{tmp_path}/none", api_key="", rq_redis_url="unix:///none")
-    )
+    nowhere = {"redis_url": f"unix://{tmp_path}/none", "rq_redis_url": "unix:///none"}
+    made = composition.create_app(settings(api_key="", database_url=empty_url, **nowhere))
 
     result = made.test_cli_runner().invoke(args=["doctor"])
     db.close()

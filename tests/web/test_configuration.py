@@ -22,6 +22,8 @@ from evoflask.outbox import Outbox
 from evoflask.settings import Settings
 from tests.web.conftest import GLOBAL, Request
 
+pytestmark = pytest.mark.databases
+
 HOOK = {"url": "https://example.com"}
 THREADS = 8
 

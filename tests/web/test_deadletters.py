@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +18,13 @@ from evoflask.delivery.operator import Operator
 from evoflask.errors import OutboxDown
 from evoflask.manager import EventManager
 from evoflask.models import DeadLetter
-from evoflask.outbox import Outbox
+from evoflask.outbox import Ended, Outbox
 from evoflask.outbox.entries import read
 from evoflask.outbox.members import at_of, key_of
 from tests.web import steps
 from tests.web.conftest import Request
+
+pytestmark = pytest.mark.databases
 
 Die = Callable[..., None]
 
@@ -692,3 +695,23 @@ def test_a_body_that_is_no_filter_requeues_nothing(
 
     assert call("POST", "/deadletter/requeue", body).status_code == 400
     assert letters(call)["total"] == 1
+
+
+def test_the_strangest_letter_is_written_and_found(
+    call: Request, instance: str, die: Die, outbox: Outbox
+) -> None:
+    noise = random.Random(1)
+    strange = "\x00" + "".join(chr(noise.randrange(0x1F300, 0x1FAFF)) for _ in range(299))
+    why = {"reason": "rejected", "code": "\x00" + "é" * 60, "detail": strange}
+    data = {"nul\x00": ["\x00", "😀" * 1000]}
+
+    def end(member: str, tries: int) -> Ended:
+        return Ended("x", member, tries + 1, why=json.dumps(why))
+
+    die(how=end, data=data)
+
+    (row,) = letters(call)["letters"]
+    kept = DeadLetter.get()
+    assert row["detail"][1:] == strange[1:]
+    assert json.loads(bytes(kept.data)) == data
+    assert call("GET", "/deadletter?text=%00").status_code == 200

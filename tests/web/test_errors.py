@@ -12,6 +12,8 @@ from flask.testing import FlaskClient
 from evoflask import errors
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 RAISED = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -73,12 +75,12 @@ def test_a_wrong_method_says_which_are_allowed(client: FlaskClient) -> None:
     assert answer.json["status"] == 405
 
 
-def test_a_database_without_tables_is_503(settings: Any) -> None:
+def test_a_database_without_tables_is_503(settings: Any, empty_url: str) -> None:
     import app as composition
     from evoflask import db
     from tests.web.conftest import GLOBAL
 
-    client = composition.create_app(settings()).test_client()
+    client = composition.create_app(settings(database_url=empty_url)).test_client()
 
     answer = client.get("/instance/fetchInstances", headers=GLOBAL)
     db.close()
@@ -87,6 +89,7 @@ def test_a_database_without_tables_is_503(settings: Any) -> None:
     assert answer.headers["Retry-After"] == "1"
     assert answer.json is not None
     assert "no such table" not in str(answer.json)
+    assert "does not exist" not in str(answer.json)
 
 
 def test_a_view_s_connection_is_given_back(call: Request, instance: str) -> None:
@@ -102,8 +105,8 @@ def test_what_does_not_ask_the_database_opens_no_connection(client: FlaskClient)
 
     db.close()
     opened = []
-    connect = db.database.obj._connect
-    db.database.obj._connect = lambda *a, **k: (opened.append(1), connect(*a, **k))[1]
+    connect = db.database.obj.connect
+    db.database.obj.connect = lambda *a, **k: (opened.append(1), connect(*a, **k))[1]
 
     client.get("/nope")
     client.get("/webhook/find/a")  # no key: refused before anything is read

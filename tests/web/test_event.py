@@ -26,6 +26,8 @@ from tests.sinks.harness_pusher import subscriber
 from tests.web import steps
 from tests.web.conftest import GLOBAL, Request
 
+pytestmark = pytest.mark.databases
+
 EMIT = "/event/emit/a"
 
 Get = Callable[..., Any]

@@ -17,6 +17,8 @@ from tests.web import steps
 from tests.web.conftest import Request
 from tests.web.test_event import trim
 
+pytestmark = pytest.mark.databases
+
 EMIT = "/event/emit/a"
 
 

@@ -22,6 +22,8 @@ from evoflask.settings import Settings
 from tests.web import steps
 from tests.web.conftest import GLOBAL, Request
 
+pytestmark = pytest.mark.databases
+
 
 def parts(client: FlaskClient, status: int = 200) -> Any:
     answer = client.get("/readyz")
@@ -140,8 +142,8 @@ def test_without_redis_nothing_is_ready(gone: FlaskClient) -> None:
     assert "nowhere" not in str(found)
 
 
-def test_missing_migrations_are_named(settings: Callable[..., Settings]) -> None:
-    made = composition.create_app(settings())
+def test_missing_migrations_are_named(settings: Callable[..., Settings], empty_url: str) -> None:
+    made = composition.create_app(settings(database_url=empty_url))
 
     database = parts(made.test_client(), 503)["database"]
     db.close()

@@ -12,6 +12,8 @@ from flask.testing import FlaskClient
 from evoflask.models import DeadLetter, Instance, Subscription
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 
 def messages(answer: Any) -> list[str]:
     found: list[str] = answer.json["response"]["message"]

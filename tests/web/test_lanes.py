@@ -15,6 +15,8 @@ from evoflask.outbox import LaneView, Outbox, verbs
 from tests.web import steps
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 CALL = {"event": "CALL", "data": {"n": 1}}
 
 

@@ -22,6 +22,8 @@ from evoflask.outbox.timetable import Persisted
 from tests.web import steps
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 Begin = Callable[..., int]
 
 

@@ -18,6 +18,8 @@ from evoflask.outbox import Outbox, verbs
 from tests.web import steps
 from tests.web.conftest import Dump, Request
 
+pytestmark = pytest.mark.databases
+
 Emit = Callable[..., list[str]]
 CRM = {"name": "crm", "sink": "webhook", "enabled": True, "url": "https://crm.example.com/in"}
 

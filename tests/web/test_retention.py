@@ -21,6 +21,8 @@ from tests.conftest import API_KEY
 from tests.web import steps
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 DAY = 86_400
 
 

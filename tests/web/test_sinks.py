@@ -12,6 +12,8 @@ from evoflask.masks import MASK
 from evoflask.models import Instance, Subscription
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 KEYS = {
     "webhook": [
         "id", "url", "headers", "enabled", "events", "webhookByEvents", "webhookBase64",

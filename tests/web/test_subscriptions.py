@@ -10,6 +10,8 @@ from evoflask import configuration as reads
 from evoflask.models import AuditLog, Instance, Subscription
 from tests.web.conftest import Dump, Request
 
+pytestmark = pytest.mark.databases
+
 CRM = {"name": "crm", "sink": "webhook", "enabled": True, "url": "https://crm.example.com/in"}
 
 

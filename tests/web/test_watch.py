@@ -22,6 +22,8 @@ from evoflask.settings import Settings
 from tests.web import steps
 from tests.web.conftest import Request
 
+pytestmark = pytest.mark.databases
+
 URL = "https://operator.example/hook"
 MakeWatch = Callable[..., Watch]
 
