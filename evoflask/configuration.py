@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 import peewee
 
-from evoflask import auditlog, db, schemas, sinks
+from evoflask import auditlog, db, limits, schemas, sinks
 from evoflask.errors import (
     BadInput,
     Conflict,
@@ -566,6 +566,7 @@ class Configuration:
             with db.writing():
                 if Instance.select().where(_live(new.name)).exists():
                     raise taken
+                self._check_instances()
                 row: Instance = Instance.create(
                     name=new.name,
                     partition=secrets.randbelow(self._settings.outbox_partitions),
@@ -598,10 +599,14 @@ class Configuration:
                 self._check_server(patch, merged[name])
                 self._check_address(patch, merged[name])
                 self._check_queue(patch, merged[name])
+                self._check_limits(patch, merged[name])
             except BadInput as error:
                 faults += error.messages
         if faults:
             raise BadInput(*faults)
+        most = self._settings.max_subscriptions
+        if len(stored.keys() | merged.keys()) > max(most, len(stored)):
+            raise Conflict(limits.too_many("subscriptions", most, "MAX_SUBSCRIPTIONS"))
         for name, patch in patches.items():
             _write(row, name, patch.sink, merged[name], stored.get(name))
             _note(
@@ -614,6 +619,27 @@ class Configuration:
                 # Which, and not what: a URL or a header may hold a secret.
                 fields=sorted(patch.given),
             )
+
+    def _check_limits(self, patch: Patch, merged: Mapping[str, Any]) -> None:
+        """Of what is changed: whatever was stored before a limit came stays usable."""
+        prefix = f"{patch.at}." if patch.at else ""
+        beyond = [
+            f"{prefix}{field}: {sentence}"
+            for field, sentence in limits.faults(merged, self._settings)
+            if field in patch.given
+        ]
+        if beyond:
+            raise BadInput(*beyond)
+
+    def _check_instances(self) -> None:
+        """Within the transaction that makes one: creators queue here, where there is a limit."""
+        most = self._settings.max_instances
+        if not most:
+            return
+        db.for_update(Meta.select().where(Meta.key == "epoch")).first()
+        live = Instance.deleted_at.is_null() & (Instance.name != OPERATOR)
+        if Instance.select().where(live).count() >= most:
+            raise Conflict(limits.too_many("instances", most, "MAX_INSTANCES"))
 
     def _check_server(self, patch: Patch, merged: Mapping[str, Any]) -> None:
         variable = sinks.lacks(patch.sink, self._settings) if merged["enabled"] else ""

@@ -455,6 +455,41 @@ class Settings:
         10_000,
         About("MAX_BATCH", "Most events in one request.", whole(1, 1_000_000), "events"),
     )
+    max_instances: int = _field(
+        0,
+        About(
+            "MAX_INSTANCES",
+            "How many instances there may be; one more is refused, 409. 0: no limit.",
+            whole(0, 100_000_000),
+            "instances",
+        ),
+    )
+    max_subscriptions: int = _field(
+        100,
+        About(
+            "MAX_SUBSCRIPTIONS",
+            "How many subscriptions an instance may have, the six of the sinks' own names counted; "
+            "one more is refused, 409.",
+            whole(1, 10_000),
+            "subscriptions",
+        ),
+    )
+    max_url_length: int = _field(
+        2_048,
+        About("MAX_URL_LENGTH", "Longest URL of a webhook.", whole(16, 2_048), "characters"),
+    )
+    max_headers: int = _field(
+        50, About("MAX_HEADERS", "Headers of a webhook's own.", whole(0, 50), "headers")
+    )
+    max_headers_bytes: int = _field(
+        16_384,
+        About(
+            "MAX_HEADERS_BYTES",
+            "Their names and values together.",
+            whole(0, 204_800),
+            "bytes",
+        ),
+    )
     webhook_allow_networks: tuple[Network, ...] = _field(
         (),
         About(
