@@ -500,6 +500,18 @@ class Settings:
             default="none",
         ),
     )
+    outbound_proxy: str = _field(
+        "",
+        About(
+            "OUTBOUND_PROXY",
+            "An HTTP proxy for what goes to hosts that tenants choose: webhooks, Pusher, SQS; not "
+            "for servers of one's own (`PUSHER_HOST`, `SQS_ENDPOINT_URL`, brokers). Proxies in "
+            "the usual variables of the environment are not used.",
+            url("http"),
+            default="none",
+        ),
+        secret=True,
+    )
     hold_seconds: float = _field(
         15.0,
         About(
@@ -953,7 +965,7 @@ class Settings:
         """What must never be printed: the global key and what lets in inside URLs, as it is
         written there and decoded. The longest first: one may be a part of another."""
         urls = [self.redis_url, self.rq_redis_url, self.database_url, self.rabbitmq_uri]
-        urls.append(self.operator_webhook_url)
+        urls += [self.operator_webhook_url, self.outbound_proxy]
         found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
         found |= {self.operator_webhook_secret, *self.encryption_key}
         found |= {key for _, key in (*self.api_keys, *self.api_keys_read_only)}

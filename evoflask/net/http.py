@@ -124,8 +124,13 @@ def session(
     limit: int,
     ssl_context: ssl.SSLContext | None = None,
     traces: Sequence[aiohttp.TraceConfig] = (),
+    proxy: str = "",
 ) -> aiohttp.ClientSession:
     """A session for the running loop; the caller closes it.
+
+    `proxy`: the URL of an HTTP proxy, the operator's, that all of it goes through. It looks names
+    up by itself, so what is known of them here is checked before it is asked, and what counts in
+    the end is what the proxy lets pass.
 
     `connect_timeout`: seconds for name, connection and TLS together. There is no other
     timeout: whoever sends sets one. `limit`: connections in use at a time; it must be above
@@ -133,7 +138,11 @@ def session(
     """
     allow = tuple(allow_networks)
 
+    resolver = GuardedResolver(allow)
+
     def guarded_socket(info: Any) -> socket.socket:
+        if proxy:  # its own address, which the operator chose
+            return socket.socket(info[0], info[1], info[2])
         reason = guard.allowed(str(info[4][0]), allow)
         if reason is not None:
             raise ForbiddenAddress(str(info[4][0]), reason)
@@ -142,7 +151,7 @@ def session(
         return socket.socket(info[0], info[1], info[2])
 
     connector = aiohttp.TCPConnector(
-        resolver=GuardedResolver(allow),
+        resolver=aiohttp.ThreadedResolver() if proxy else resolver,
         socket_factory=guarded_socket,
         ssl=ssl_context if ssl_context is not None else True,
         ttl_dns_cache=DNS_CACHE_SECONDS,
@@ -158,7 +167,37 @@ def session(
         trust_env=False,
         requote_redirect_url=False,
         trace_configs=list(traces),
+        proxy=proxy or None,
+        middlewares=[functools.partial(_look_first, resolver, allow)] if proxy else [],
     )
+
+
+class NotAsked(aiohttp.ClientError):
+    """Wraps what the guard said, as aiohttp wraps an error of the system: one that is raised as
+    it is loses its class there."""
+
+    def __init__(self, error: ForbiddenAddress) -> None:
+        super().__init__(str(error))
+        self.os_error = error
+
+
+async def _look_first(
+    resolver: GuardedResolver,
+    allow: tuple[Network, ...],
+    request: aiohttp.ClientRequest,
+    handler: aiohttp.ClientHandlerType,
+) -> aiohttp.ClientResponse:
+    """Before a proxy is asked. A name that nobody knows here is the proxy's to look up."""
+    host = request.url.raw_host or ""
+    if (refused := guard.check_literal(host, allow)) is not None:
+        raise NotAsked(ForbiddenAddress(host, refused))
+    try:
+        await resolver.resolve(host, request.url.port or 0)
+    except ForbiddenAddress as error:
+        raise NotAsked(error) from error
+    except OSError:
+        pass
+    return await handler(request)
 
 
 # A story that is told
@@ -175,6 +214,7 @@ async def telling(
     *,
     connect_timeout: float,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: str = "",
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """A session for one request, that tells its story and keeps no connection. What is raised
     within passes; a certificate that was not accepted is looked at before."""
@@ -189,6 +229,7 @@ async def telling(
         limit=0,
         ssl_context=context,
         traces=[traces],
+        proxy=proxy,
     )
     async with made:
         try:

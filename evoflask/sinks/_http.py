@@ -157,10 +157,13 @@ class Ending(NamedTuple):
 # The first that fits. A test walks aiohttp's exceptions and finds each of them here.
 ENDINGS = (
     Ending(net_http.ForbiddenAddress, "forbidden-address", "", False),
+    Ending(net_http.NotAsked, "forbidden-address", "", False),
     Ending(aiohttp.ConnectionTimeoutError, "connect-timeout", "no connection in time", False),
     Ending(aiohttp.ClientConnectorDNSError, "dns", "the name cannot be resolved", False),
     Ending(aiohttp.ClientSSLError, "tls", "no TLS connection", False),
     Ending(aiohttp.ServerFingerprintMismatch, "tls", "the certificate is another", False),
+    Ending(aiohttp.ClientProxyConnectionError, "proxy", "no connection to the proxy", False),
+    Ending(aiohttp.ClientHttpProxyError, "proxy", "the proxy refuses", False),
     Ending(aiohttp.ClientConnectorError, "connect", "no connection", False),
     Ending(aiohttp.InvalidURL, "url", "the URL cannot be used", False),
     Ending(aiohttp.NonHttpUrlClientError, "url", "the URL is not http or https", False),

@@ -38,6 +38,7 @@ class ClientKey(NamedTuple):
     connect_seconds: float
     credentials: str | None
     """A hash of the subscription's own keys; None: the chain of this process."""
+    proxy: str = ""
 
 
 class Clients:
@@ -140,7 +141,7 @@ class _Session:
             "sqs",
             region_name=key.region,
             endpoint_url=key.endpoint,
-            config=_config(key.connect_seconds, connections),
+            config=_config(key, connections),
             **own,
         )
         client.meta.events.register("before-call.sqs.SendMessageBatch", _limit_call)
@@ -148,9 +149,11 @@ class _Session:
         return client
 
 
-def _config(connect_seconds: float, connections: int) -> Config:
+def _config(key: ClientKey, connections: int) -> Config:
     return Config(
-        connect_timeout=connect_seconds,
+        connect_timeout=key.connect_seconds,
+        # {} and not None, which would mean those of the environment.
+        proxies={"http": key.proxy, "https": key.proxy} if key.proxy else {},
         read_timeout=60,  # each call has its own
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=connections,

@@ -143,6 +143,7 @@ def prepare(target: Target, settings: Settings) -> Destination:
         # By whole seconds, so that few timeouts make few clients.
         connect_seconds=min(CONNECT_SECONDS, 0.8 * max(1, int(target.timeout))),
         credentials=found.keys and hashlib.sha256("\0".join(found.keys).encode()).hexdigest(),
+        proxy="" if settings.sqs_endpoint_url else settings.outbound_proxy,
     )
     found.key = (queue.url, found.client.credentials, target.timeout)
     return found

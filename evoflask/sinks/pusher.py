@@ -166,6 +166,7 @@ class PusherSink(Sink):
                     self._reachable,
                     connect_timeout=self._settings.webhook_connect_timeout,
                     ssl_context=self._ssl_context,
+                    proxy=self._proxy,
                 ) as session:
                     return await _post(session, request, body, app, self._shows, limit)
         except Exception as error:
@@ -177,12 +178,17 @@ class PusherSink(Sink):
         name is made to stand for."""
         return _ANYWHERE if self._settings.pusher_host else ()
 
+    @property
+    def _proxy(self) -> str:
+        return "" if self._settings.pusher_host else self._settings.outbound_proxy
+
     def _connect(self) -> aiohttp.ClientSession:
         self._session = net_http.session(
             self._reachable,
             connect_timeout=self._settings.webhook_connect_timeout,
             limit=0,  # the drain's slots are the limit
             ssl_context=self._ssl_context,
+            proxy=self._proxy,
         )
         return self._session
 

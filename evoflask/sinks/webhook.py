@@ -108,6 +108,7 @@ class WebhookSink(Sink):
             self._settings.webhook_allow_networks,
             connect_timeout=self._settings.webhook_connect_timeout,
             ssl_context=self._ssl_context,
+            proxy=self._settings.outbound_proxy,
         ) as session:
             return await self._exchange(session, destination, delivery, body, limit)
 
@@ -148,6 +149,7 @@ class WebhookSink(Sink):
             connect_timeout=self._settings.webhook_connect_timeout,
             limit=0,  # the drain's slots are the limit
             ssl_context=self._ssl_context,
+            proxy=self._settings.outbound_proxy,
         )
         return self._session
 
