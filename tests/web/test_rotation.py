@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import base64
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
-from evoflask import rotation, vault
+from evoflask import db, rotation, vault
 from evoflask.models import Subscription
 from evoflask.rotation import Sealing
 from evoflask.vault import new_key
 from tests.conftest import ENCRYPTION_KEY
 from tests.web.conftest import Request
+
+pytestmark = pytest.mark.databases
 
 NEW = new_key()
 
@@ -98,11 +99,11 @@ def test_the_file_holds_nothing_in_the_clear(
         "/webhook/set/a",
         {**body, "secret": "whsec_" + base64.b64encode(b"PLANTED" * 4).decode()},
     )
-    path = Path(application.extensions["evoflask"].settings.database_url.removeprefix("sqlite:///"))
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute("SELECT secret, settings FROM subscription").fetchall()
-
-    held = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+    rows = db.database.execute_sql("SELECT secret, settings FROM subscription").fetchall()
+    held = str(rows).encode()
+    if db.is_sqlite():
+        path = Path(db.database.obj.database)
+        held = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
 
     assert b"PLANTED" not in held
     assert base64.b64encode(b"PLANTED" * 3) not in held
