@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import click
 from flask import Flask
 
 from evoflask import bell, cli, db, gateway, outbox, vault
 from evoflask.configuration import Configuration
 from evoflask.doorkeeper import Doorkeeper
+from evoflask.errors import Misconfigured
 from evoflask.keyring import Keyring
 from evoflask.manager import EventManager
 from evoflask.settings import Settings
@@ -46,9 +48,15 @@ BLUEPRINTS = (
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Connects to nothing yet. Raises `Misconfigured`."""
-    settings = settings or Settings.from_env(os.environ)
-    vault.unlock(settings)
+    """Connects to nothing yet. Raises `Misconfigured`; whoever types a command reads it as a
+    sentence."""
+    try:
+        settings = settings or Settings.from_env(os.environ)
+        vault.unlock(settings)
+    except Misconfigured as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise click.ClickException(" ".join(error.messages)) from error
     db.connect(settings)
     client = outbox.connect(settings.redis_url)
     box = outbox.Outbox(client)

@@ -380,6 +380,28 @@ def test_adopting_a_database_pushes_every_row_to_a_redis_that_knows_later_ones(
     assert "0 findings" in flask("audit", "--deep").output
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("ENCRYPTION_KEY", "", "ENCRYPTION_KEY is not set"), ("PORT", "x", "PORT must be")],
+)
+def test_a_command_that_cannot_begin_says_why_in_a_sentence(
+    root: Path, tmp_path: Path, name: str, value: str, says: str
+) -> None:
+    env = {"PATH": os.environ["PATH"], "EVOFLASK_HOME": str(tmp_path), name: value}
+
+    said = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "app", "db", "upgrade"],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+
+    assert said.returncode == 1
+    assert says in said.stderr
+    assert "Traceback" not in said.stderr
+
+
 def test_the_commands_work_as_a_person_types_them(
     root: Path, settings: Callable[..., Settings], redis_url: str
 ) -> None:
