@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 import peewee
 
-from evoflask import auditlog, db, limits, schemas, sinks
+from evoflask import auditlog, db, limits, schemas, signing, sinks
 from evoflask.errors import (
     BadInput,
     Conflict,
@@ -41,6 +41,7 @@ from evoflask.outbox import Configured, LaneConfig, Outbox, verbs
 from evoflask.routing import Route, Rule
 from evoflask.schemas import NewInstance, NewSubscription, Patch
 from evoflask.settings import Settings
+from evoflask.signing import SigningKey
 from evoflask.sinks.base import Target
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ def _lane_settings(row: Subscription) -> LaneSettings:
             format=row.format,
             timeout=row.timeout,
             settings=row.open_settings(),
-            secret=row.open_secret(),
+            keys=tuple(row.open_keys()),
         ),
         concurrency=row.concurrency,
         wait=row.on_failure == "wait",
@@ -528,6 +529,34 @@ class Configuration:
         self._tell(row)
         return True
 
+    def draw_key(
+        self, name: str, subscription: str, kind: str, grace: float, *, by: str | None = None
+    ) -> str:
+        """Give a webhook another key to sign with, one of `signing.KINDS`; the one before signs
+        beside it for `grace` seconds. Returns the new one: a secret, or a private key.
+
+        Raises `NotFound`, `Conflict` where it is no webhook, `Unavailable`.
+        """
+        drawn = signing.new_private_key() if kind == signing.ED25519 else signing.new_secret()
+        with self._changing(name) as change:
+            stored = _signing(change.row, subscription)
+            old, now = stored.open_keys(), time.time()
+            _write_keys(stored, signing.replace(old, kind, drawn, now=now, grace=grace))
+            _note(by, "subscription.draw_key", change.row, subscription, kind=kind, grace=grace)
+        return drawn
+
+    def drop_keys(
+        self, name: str, subscription: str, kinds: Iterable[str], *, by: str | None = None
+    ) -> None:
+        """Sign with keys of these kinds no more, at once. Raises as `draw_key`."""
+        with self._changing(name) as change:
+            stored = _signing(change.row, subscription)
+            keys = stored.open_keys()
+            for kind in kinds:
+                keys = signing.without(keys, kind)
+            _write_keys(stored, keys)
+            _note(by, "subscription.drop_keys", change.row, subscription, kinds=sorted(kinds))
+
     def remove(self, name: str, subscription: str, *, by: str | None = None) -> int:
         """Delete a subscription. Returns how many deliveries were discarded.
 
@@ -716,6 +745,25 @@ def fields_of(row: Subscription) -> dict[str, Any]:
     return found
 
 
+def _signing(row: Instance, subscription: str) -> Subscription:
+    found = _subscription(row, subscription)
+    if found.sink != "webhook":
+        raise Conflict("Only webhooks are signed.")
+    return found
+
+
+def _write_keys(row: Subscription, keys: list[SigningKey]) -> None:
+    """The secret in use lies in its own column, as `set` has it; the others beside it."""
+    secret = signing.in_use(keys, signing.SYMMETRIC)
+    more = [[key.text, key.until] for key in keys if key is not secret]
+    Subscription.update(
+        secret=secret and secret.text,
+        signing=orjson.dumps(more).decode() if more else None,
+        version=Subscription.version + 1,
+        updated_at=time.time(),
+    ).where(Subscription.id == row.id).execute()
+
+
 def _write(
     row: Instance, name: str, sink: str, merged: Mapping[str, Any], old: Subscription | None
 ) -> None:
@@ -727,6 +775,11 @@ def _write(
         Subscription.create(instance=row, name=name, sink=sink, **values)
         return
     values |= {"version": Subscription.version + 1, "updated_at": time.time()}
+    if old.signing is not None and values["secret"] != old.open_secret():
+        # Who sets another secret wants no other one: replaced ones end with it.
+        more = signing.without(old.open_keys(), signing.SYMMETRIC)
+        rest = [[key.text, key.until] for key in more]
+        values["signing"] = orjson.dumps(rest).decode() if rest else None
     Subscription.update(**values).where(Subscription.id == old.id).execute()
 
 

@@ -16,6 +16,7 @@ import peewee
 from evoflask import vault
 from evoflask.db import database, translate
 from evoflask.ids import random_id
+from evoflask.signing import SigningKey
 from evoflask.vault import Sealed
 
 
@@ -115,6 +116,8 @@ class Subscription(Row):
     timeout = peewee.DoubleField()
     secret = SecretField(null=True)
     """What webhooks are signed with, `whsec_…`."""
+    signing = SecretField(null=True)
+    """Keys beside `secret`, as JSON: replaced ones, and those of other kinds."""
     settings = SecretField(default="{}")
     """The sink's own, as JSON, sealed as a whole: URLs and headers carry keys too."""
     version = peewee.IntegerField(default=1)
@@ -132,6 +135,13 @@ class Subscription(Row):
     def open_secret(self) -> str | None:
         """What webhooks are signed with. Raises `Undecipherable`."""
         return None if self.secret is None else self.secret.open()
+
+    def open_keys(self) -> list[SigningKey]:
+        """Every key that webhooks are signed with, those in use first. Raises
+        `Undecipherable`."""
+        secret = self.open_secret()
+        more = [] if self.signing is None else orjson.loads(self.signing.open())
+        return [*([SigningKey(secret)] if secret else []), *(SigningKey(*each) for each in more)]
 
 
 class DeadLetter(Row):

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import peewee
 import psycopg
@@ -40,13 +40,26 @@ class Limits:
     statement: float = 30.0
 
 
+@runtime_checkable
+class Bounded(Protocol):
+    """Settings that say something of it."""
+
+    @property
+    def database_connections(self) -> int: ...
+    @property
+    def database_wait_seconds(self) -> float: ...
+    @property
+    def database_statement_seconds(self) -> float: ...
+
+
 def limits_of(settings: object) -> Limits:
-    """Of the settings, as far as they say something."""
-    usual = Limits()
+    """Of the settings, or the usual ones where they say nothing."""
+    if not isinstance(settings, Bounded):
+        return Limits()
     return Limits(
-        getattr(settings, "database_connections", usual.connections),
-        getattr(settings, "database_wait_seconds", usual.wait),
-        getattr(settings, "database_statement_seconds", usual.statement),
+        settings.database_connections,
+        settings.database_wait_seconds,
+        settings.database_statement_seconds,
     )
 
 

@@ -27,11 +27,12 @@ from evoflask import events, masks
 from evoflask.errors import BadInput
 from evoflask.ids import EVENT_ID, NAME
 from evoflask.net import guard
+from evoflask.signing import KINDS
 
 FORMATS: Final = ("standard",)
 INTEGRATIONS: Final = ("WHATSAPP-BAILEYS", "WHATSAPP-BUSINESS", "EVOLUTION")
 READ_ONLY: Final = frozenset(
-    {"id", "secretSet", "createdAt", "updatedAt", "instanceId", "delivery"}
+    {"id", "secretSet", "publicKey", "createdAt", "updatedAt", "instanceId", "delivery"}
 )
 """Fields of an answer that may be sent back and are not looked at."""
 
@@ -838,6 +839,24 @@ def replay_body(body: Mapping[str, Any]) -> dict[str, Any]:
     if "ids" in asked:
         asked["ids"] = list(dict.fromkeys(asked["ids"]))
     return asked
+
+
+class _DrawKey(Schema):
+    kind = fields.String(load_default="symmetric", validate=validate.OneOf(KINDS))
+    graceSeconds = fields.Float(load_default=86_400.0, validate=validate.Range(0, 2_592_000))
+
+
+def draw_key_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`POST /subscription/<i>/<name>/secret`: `kind`, `graceSeconds`. Raises `BadInput`."""
+    return _load(_DrawKey(), body, "")
+
+
+def kind_query(given: Mapping[str, str]) -> tuple[str, ...]:
+    """`DELETE /subscription/<i>/<name>/secret`: `kind`, or both. Raises `BadInput`."""
+    kind = given.get("kind")
+    if kind is not None and kind not in KINDS:
+        raise BadInput(f"kind: Must be one of: {', '.join(KINDS)}.")
+    return KINDS if kind is None else (kind,)
 
 
 class _Trial(Schema):

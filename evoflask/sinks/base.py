@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from evoflask.settings import Settings
+from evoflask.signing import SigningKey
 
 MAX_ANSWER = 1024
 """Characters of an answer that an attempt shows."""
@@ -78,8 +79,8 @@ class Target:
     timeout: float
     """Seconds for one attempt as a whole."""
     settings: Mapping[str, Any]
-    secret: str | None = None
-    """Signing secret (`whsec_…`)."""
+    keys: tuple[SigningKey, ...] = ()
+    """What its requests are signed with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,7 @@ class _Destination:
     headers: CIMultiDict[str]
     custom: frozenset[str]
     """Names of the subscription's own headers, lower case."""
-    secret: str | None
+    keys: tuple[signing.SigningKey, ...]
     format: formats.Format
     hidden: tuple[str, ...]
     """What must not be shown when an answer repeats it."""
@@ -207,10 +207,10 @@ class _Destination:
         headers["webhook-id"] = delivery.event_id
         if delivery.mark:
             headers[f"webhook-{delivery.mark}"] = "true"
-        if self.secret is not None:
-            now = int(time.time())
+        now = int(time.time())
+        if self.keys and (signed := signing.sign_all(self.keys, delivery.event_id, now, body)):
             headers["webhook-timestamp"] = str(now)
-            headers["webhook-signature"] = signing.sign(self.secret, delivery.event_id, now, body)
+            headers["webhook-signature"] = signed
         return headers
 
     def delivered(self, status: int, answer: bytes, url: URL, host: str) -> Attempt:
@@ -247,14 +247,14 @@ def _prepare(target: Target, server: Settings) -> _Destination:
         by_events=bool(settings.get("byEvents")),
         headers=headers,
         custom=frozenset(own),
-        secret=target.secret,
+        keys=target.keys,
         format=formats.FORMATS[target.format](
             target.instance,
             server_version=__version__,
             server_url=server.server_url,
             base64=bool(settings.get("base64")),
         ),
-        hidden=_hidden(url, headers, custom, target.secret),
+        hidden=_hidden(url, headers, custom, target.keys),
         host=host_of(url),
         shows=server.attempts_log == "all",
     )
@@ -274,10 +274,14 @@ def _parsed(text: str) -> URL:
 
 
 def _hidden(
-    url: URL, headers: Mapping[str, str], custom: Mapping[str, str], secret: str | None
+    url: URL,
+    headers: Mapping[str, str],
+    custom: Mapping[str, str],
+    keys: Sequence[signing.SigningKey],
 ) -> tuple[str, ...]:
     found = {str(value) for value in custom.values()} | set(url.query.values())
-    found |= {url.raw_query_string, url.query_string, url.password or "", secret or ""}
+    found |= {url.raw_query_string, url.query_string, url.password or ""}
+    found |= {key.text for key in keys}
     found.add(headers.get("Authorization", ""))
     words = {word for text in found for word in (text, text.rpartition(" ")[2])}
     return tuple(sorted((w for w in words if len(w) >= 4), key=len, reverse=True))

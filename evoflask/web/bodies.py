@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from flask import request
 
-from evoflask import masks, schemas
+from evoflask import masks, schemas, signing
 from evoflask.configuration import State, fields_of
 from evoflask.errors import BadInput, TooLarge
 from evoflask.models import Instance, Subscription
@@ -220,6 +220,8 @@ def _shown(row: Subscription) -> dict[str, Any]:
     if row.sink == "webhook":
         own["headers"] = own["headers"] or None  # unset is null, as in Evolution API
         common["secretSet"] = row.secret is not None
+        private = signing.in_use(row.open_keys(), signing.ED25519)
+        common["publicKey"] = private and signing.public_key(private.text)
     own = masks.show(row.sink, own)
     if (promised := schemas.guarantee(row.sink, own)) is not None:
         own["delivery"] = promised

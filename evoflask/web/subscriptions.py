@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from evoflask import auditlog, configuration, schemas, trials
+from evoflask import auditlog, configuration, schemas, signing, trials
 from evoflask.trials import Trial
 from evoflask.web import bodies, parts
 from evoflask.web.auth import instance_key, who
@@ -53,6 +53,29 @@ def change(instance: str, name: str) -> dict[str, Any]:
 def remove(instance: str, name: str) -> dict[str, int]:
     """Delete one with its backlog; how many deliveries that discarded."""
     return {"discarded": parts().configuration.remove(instance, name, by=who(instance))}
+
+
+@bp.post("/<instance>/<name>/secret")
+@instance_key
+def draw_key(instance: str, name: str) -> dict[str, Any]:
+    """Another key to sign with, drawn here. A secret is shown in this answer and never again; of
+    an ed25519 key only the public part, here and with the subscription. The one before signs
+    beside it for `graceSeconds` (a day)."""
+    asked = bodies.optional_json_body(schemas.draw_key_body)
+    kind, grace = asked["kind"], asked["graceSeconds"]
+    drawn = parts().configuration.draw_key(instance, name, kind, grace, by=who(instance))
+    if kind == signing.ED25519:
+        return {"kind": kind, "publicKey": signing.public_key(drawn)}
+    return {"kind": kind, "secret": drawn}
+
+
+@bp.delete("/<instance>/<name>/secret")
+@instance_key
+def drop_keys(instance: str, name: str) -> dict[str, Any]:
+    """Sign no more with keys of a `?kind=`, or with none at all; at once."""
+    kinds = schemas.kind_query(request.args)
+    parts().configuration.drop_keys(instance, name, kinds, by=who(instance))
+    return bodies.subscription_row(configuration.get_subscription(instance, name))
 
 
 @bp.post("/<instance>/<name>/test")

@@ -112,7 +112,7 @@ def test_a_broken_webhook_is_seen_understood_and_mended_by_clicks(
         person.open(page)
         assert "/rq/login" in person.driver.current_url
         person.write("#key", "not the key")
-        assert "not the global key" in person.read("[role=alert]")
+        assert "not a key for this page" in person.read("[role=alert]")
         person.write("#key", running.key)
 
         # The reason can be read, and no payload.

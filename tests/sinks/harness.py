@@ -21,6 +21,7 @@ from evoflask.dev.server import Server
 from evoflask.errors import Misconfigured
 from evoflask.formats import Standard
 from evoflask.settings import Settings
+from evoflask.signing import SigningKey
 from evoflask.sinks import load
 from evoflask.sinks.base import Delivery, Outcome, Sink, Target
 from tests.conftest import missing
@@ -40,7 +41,9 @@ def settings(**changes: Any) -> Settings:
 def target(sink: str, sid: str = "a1", timeout: float = 5.0, **config: Any) -> Target:
     """A subscription; `secret`, `version` and `instance` are its own, the rest are the sink's
     settings (`settings_secret` for a setting of that name)."""
-    own = {key: config.pop(key) for key in ("secret", "version", "instance") if key in config}
+    own = {
+        key: config.pop(key) for key in ("secret", "keys", "version", "instance") if key in config
+    }
     if "settings_secret" in config:
         config["secret"] = config.pop("settings_secret")
     return Target(
@@ -51,7 +54,7 @@ def target(sink: str, sid: str = "a1", timeout: float = 5.0, **config: Any) -> T
         format="standard",
         timeout=timeout,
         settings=config,
-        secret=own.get("secret"),
+        keys=(SigningKey(own["secret"]),) if own.get("secret") else own.get("keys", ()),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook
 
 from evoflask import __version__, signing
@@ -714,3 +715,34 @@ def test_an_own_timestamp_and_server_go_through(receiver: Receiver) -> None:
     assert body["timestamp"] == "2024-01-01T00:00:00Z"
     assert body["server"]["url"] == "https://evo.example"
     assert body["sender"] is None
+
+
+def test_while_keys_are_exchanged_a_request_is_verified_with_each_of_them(
+    receiver: Receiver,
+) -> None:
+    old, new, private = signing.new_secret(), signing.new_secret(), signing.new_private_key()
+    now = time.time()
+    keys = [signing.SigningKey(old), signing.SigningKey(private)]
+    both = tuple(signing.replace(keys, signing.SYMMETRIC, new, now=now, grace=60))
+    receiver.control(keep=True)
+
+    post(receiver.url("/ok"), keys=both)
+
+    (arrived,) = receiver.received()
+    body, headers = arrived.body.encode("latin-1"), arrived.headers()
+    for secret in (old, new):
+        Webhook(secret).verify(body, headers)
+    (v1a,) = [each for each in headers["webhook-signature"].split() if each.startswith("v1a,")]
+    public = base64.b64decode(signing.public_key(private).removeprefix("whpk_"))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    Ed25519PublicKey.from_public_bytes(public).verify(base64.b64decode(v1a[4:]), signed)
+
+
+def test_with_keys_whose_time_is_over_a_request_is_not_signed(receiver: Receiver) -> None:
+    receiver.control(keep=True)
+
+    post(receiver.url("/ok"), keys=(signing.SigningKey(signing.new_secret(), until=1.0),))
+
+    (arrived,) = receiver.received()
+    assert "webhook-signature" not in arrived.headers()
+    assert "webhook-timestamp" not in arrived.headers()

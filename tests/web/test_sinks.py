@@ -66,7 +66,7 @@ def test_every_sink_is_set_and_found_with_evolution_api_s_keys_in_its_order(
 
     assert (made.status_code, found.status_code) == (201, 200)
     assert found.json == made.json
-    secret = ["secretSet"] if sink == "webhook" else []
+    secret = ["secretSet", "publicKey"] if sink == "webhook" else []
     assert list(made.json) == KEYS[sink] + COMMON + secret
     assert made.json["instanceId"] == Instance.get().outbox
 
