@@ -7,7 +7,8 @@
     ├── NotFound            404  no such instance, subscription, letter
     ├── Conflict            409  the thing is in a state that forbids it
     ├── NameTaken           403  the name of an instance is in use (Evolution API's status)
-    ├── TooManyFailures     429  wrong keys came from this address; `retry_after` seconds
+    ├── TooMany             429  of something that one may have so many of; `retry_after` seconds
+    │   └── TooManyFailures      wrong keys came from this address
     ├── TooLarge            413  body or batch over its limit
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
     │   ├── OutboxDown           Redis cannot be reached, or refuses
@@ -60,11 +61,15 @@ class NameTaken(EvoflaskError):
     status = 403
 
 
-class TooManyFailures(EvoflaskError):
+class TooMany(EvoflaskError):
     """`retry_after`: seconds."""
 
     status = 429
     retry_after: int = 60
+
+
+class TooManyFailures(TooMany):
+    pass
 
 
 class TooLarge(EvoflaskError):

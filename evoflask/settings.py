@@ -812,6 +812,16 @@ class Settings:
             "sockets",
         ),
     )
+    websocket_max_per_token: int = _field(
+        50,
+        About(
+            "WEBSOCKET_MAX_PER_TOKEN",
+            "How many of these one instance's token may open, so that no tenant takes all of them; "
+            "one more is answered 429. Sockets of global keys are counted in all alone.",
+            whole(1, 10_000),
+            "sockets",
+        ),
+    )
     websocket_queue: int = _field(
         1_000,
         About(

@@ -64,7 +64,7 @@ def register(app: Flask, settings: Settings, keys: Keyring, door: Doorkeeper) ->
         _check_origin(settings)
         key = request.headers.get("apikey") or request.args.get("apikey", "")
         g.socket_caller = _identify(registry, door, settings, key)
-        registry.take_place()
+        registry.take_place(g.socket_caller)
         g.has_place = True
         # Compressing would cost each socket 300 kB and each message its CPU, once a socket.
         request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
@@ -72,7 +72,7 @@ def register(app: Flask, settings: Settings, keys: Keyring, door: Doorkeeper) ->
     @bp.teardown_request
     def leave(_: BaseException | None) -> None:
         if g.pop("has_place", False):
-            registry.give_place()
+            registry.give_place(g.socket_caller)
 
     @sock.route("/ws", bp=bp)  # type: ignore[untyped-decorator]
     def serve(server: Server) -> None:

@@ -11,12 +11,13 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from evoflask import configuration, db
-from evoflask.errors import NotFound, Unauthorized, Unavailable
+from evoflask.errors import NotFound, TooMany, Unauthorized, Unavailable
 from evoflask.gateway import protocol
 from evoflask.gateway.connection import Closed, Connection, Limits
 from evoflask.gateway.follower import Follower
@@ -78,6 +79,8 @@ class Registry:
         self._follower = Follower(self._feed, settings.outbox_partitions, self._note_change)
         self._lock = threading.Lock()
         self._places = settings.websocket_max_clients
+        self._most_of_token = settings.websocket_max_per_token
+        self._tokens: Counter[str] = Counter()
         self._sessions: dict[Session, Caller] = {}
         self._watching: threading.Thread | None = None
         self._wake = threading.Event()
@@ -95,18 +98,31 @@ class Registry:
             raise Unauthorized("Unauthorized")
         return Caller(sha256)
 
-    def take_place(self) -> None:
-        """Raises `Unavailable` where all are taken. Each goes back by `give_place`."""
+    def take_place(self, caller: Caller) -> None:
+        """Raises `Unavailable` where all are taken, `TooMany` where the token has its share. Each
+        goes back by `give_place`."""
+        token = caller.token_sha256
         with self._lock:
+            if token and self._tokens[token] >= self._most_of_token:
+                full = TooMany("Too many websockets are open here with this token.")
+                full.retry_after = RETRY_AFTER
+                raise full
             if self._places <= 0 or not self.alive():
                 error = Unavailable("No more websockets here now.")
                 error.retry_after = RETRY_AFTER
                 raise error
             self._places -= 1
+            if token:
+                self._tokens[token] += 1
 
-    def give_place(self) -> None:
+    def give_place(self, caller: Caller) -> None:
+        token = caller.token_sha256
         with self._lock:
             self._places += 1
+            if token:
+                self._tokens[token] -= 1
+                if not self._tokens[token]:
+                    del self._tokens[token]
 
     def serve(self, caller: Caller, connect: Callable[[Limits], Connection]) -> None:
         """A socket from its first frame to its last."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from evoflask.dev.process import wait_for
 from evoflask.outbox import Limits, NewEntry, verbs
 from tests.gateway.clients import Client as Socket
 from tests.gateway.conftest import MakeHouse, Tenant, make_tenant
@@ -711,3 +712,34 @@ def test_five_hundred_sockets_hold_one_blocking_read(
     assert blocked <= 1
     assert [c["name"] for c in named].count("evoflask-feed") == 1
     assert len(named) <= 1 + 8
+
+
+def test_a_token_opens_so_many_sockets_and_no_more_and_others_their_own(
+    make_house: MakeHouse,
+) -> None:
+    house = make_house(workers=0, clock=False, websocket_max_clients=6, websocket_max_per_token=2)
+    client = house.client()
+    for name in ("a", "b"):
+        client.create(name, token=f"token-{name}")
+
+    with contextlib.ExitStack() as stack:
+        first = [stack.enter_context(Socket(house, "token-a")) for _ in range(2)]
+        with pytest.raises(InvalidStatus) as refused, Socket(house, "token-a"):
+            pass
+        stack.enter_context(Socket(house, "token-b"))
+        for _ in range(3):
+            stack.enter_context(Socket(house))
+        first[0].close()
+        wait_for(lambda: opens(house, "token-a"), 10, "the place to be free again")
+
+    assert refused.value.response.status_code == 429
+    assert refused.value.response.headers["Retry-After"] == "5"
+
+
+def opens(house: House, key: str) -> bool:
+    """Whether one more socket may be opened with it."""
+    try:
+        with Socket(house, key):
+            return True
+    except InvalidStatus:
+        return False

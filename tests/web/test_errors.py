@@ -34,7 +34,7 @@ def test_every_error_of_ours_has_the_one_shape(application: Flask, kind: Any) ->
     assert answer.json is not None
     assert list(answer.json) == ["status", "error", "response"]
     assert answer.json["response"] == {"message": ["One.", "Two."]}
-    later = issubclass(kind, errors.Unavailable | errors.TooManyFailures)
+    later = issubclass(kind, errors.Unavailable | errors.TooMany)
     retry_after = str(kind.retry_after) if later else None
     assert answer.headers.get("Retry-After") == retry_after
 
