@@ -520,7 +520,7 @@ class Configuration:
             given = {"enabled": bool(url), "url": url or None, "secret": secret or None}
             # By tenant, in the order in which things happened to it.
             patch = Patch("webhook", given | {"orderBy": "data.instance"}, "")
-            old = fields_of(stored) if stored else None
+            old = _opened(stored)
             merged = schemas.merge(patch, old, None)
             if merged == old:
                 return False
@@ -735,11 +735,15 @@ def _count(noted: AuditLog | None, discarded: int) -> None:
         auditlog.add(noted, discarded=discarded)
 
 
+def common_of(row: Subscription) -> dict[str, Any]:
+    """The fields that every sink has."""
+    return {field: getattr(row, column) for field, column in _COLUMNS.items()}
+
+
 def fields_of(row: Subscription) -> dict[str, Any]:
     """A row as a body would say it, secrets included: what `schemas.merge` lays a patch over.
     Raises `Undecipherable`."""
-    common = {field: getattr(row, column) for field, column in _COLUMNS.items()}
-    found: dict[str, Any] = schemas.defaults(row.sink) | row.open_settings() | common
+    found: dict[str, Any] = schemas.defaults(row.sink) | row.open_settings() | common_of(row)
     if row.sink == "webhook":
         found["secret"] = row.open_secret()
     return found
@@ -762,6 +766,14 @@ def _write_keys(row: Subscription, keys: list[SigningKey]) -> None:
         version=Subscription.version + 1,
         updated_at=time.time(),
     ).where(Subscription.id == row.id).execute()
+
+
+def _opened(row: Subscription | None) -> dict[str, Any] | None:
+    """The same, for who has all of it from elsewhere: None where there is none, or no key."""
+    try:
+        return fields_of(row) if row else None
+    except Undecipherable:
+        return None
 
 
 def _write(

@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from evoflask import bell, db, deadletters
+from evoflask import bell, db, deadletters, rotation
 from evoflask.errors import EvoflaskError
 from evoflask.outbox import Outbox, connect, totals
 from evoflask.outbox.timetable import Timetable
@@ -57,7 +57,7 @@ def ready(outbox: Outbox, settings: Settings) -> list[Part]:
     """What a web process needs, and what the promises rest on. Never raises."""
     return [
         *_redis(outbox),
-        _guarded("database", _database),
+        *_stored(),
         _guarded("clock", lambda: _clock(outbox)),
     ]
 
@@ -168,6 +168,27 @@ def _memory(server: Server) -> Part:
 
 
 # -- the rest -------------------------------------------------------------------------------
+
+
+def _stored() -> list[Part]:
+    """What lies in the database can be looked at where that is as it should be."""
+    database = _guarded("database", _database)
+    return [database] if database.state == FAILURE else [database, _guarded("secrets", _secrets)]
+
+
+def _secrets() -> Part:
+    found = rotation.sample()
+    facts = {"closed": found.closed, "plain": found.plain}
+    if found.closed:
+        words = (
+            "Stored secrets open with none of the keys in ENCRYPTION_KEY: their lanes wait. "
+            "`flask --app app secrets check` counts all of them."
+        )
+        return Part("secrets", WARNING, words, facts)
+    if found.plain:
+        words = "Stored secrets are not sealed: run `flask --app app secrets rotate`."
+        return Part("secrets", WARNING, words, facts)
+    return Part("secrets", OK, "The oldest and the newest of them open.", facts)
 
 
 def _database() -> Part:

@@ -6,9 +6,11 @@ hidden from him: the mask stands for what is stored, and only where it stood.
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 MASK: Final = "********"
 
@@ -49,6 +51,17 @@ def hide_password(url: str) -> str:
     return url.replace(f"//{user}@{host}", f"//{hidden}@{host}", 1)
 
 
+def spellings(word: str) -> set[str]:
+    """How a word stands in an answer that repeats it: as it is, in JSON, in a page, in a URL."""
+    return {word, json.dumps(word)[1:-1], html.escape(word), quote(word, safe=""), quote_plus(word)}
+
+
+def is_masked(url: str) -> bool:
+    """Whether the mask stands where a password would."""
+    user = urlsplit(url).netloc.rpartition("@")[0]
+    return user.rpartition(":")[2] == MASK
+
+
 def reveal(sink: str, field: str, given: Any, stored: Any) -> Any:
     """What was meant by a field that somebody sent: the stored value where the mask stands for
     it. Raises `NothingBehind`."""
@@ -56,8 +69,10 @@ def reveal(sink: str, field: str, given: Any, stored: Any) -> Any:
         return stored
     if (sink, field) == ("webhook", "headers") and given:
         return _reveal_headers(given, stored or {})
-    if (sink, field) in _URLS and given and stored and given == hide_password(str(stored)):
-        return stored
+    if (sink, field) in _URLS and given and is_masked(given):
+        if stored and given == hide_password(str(stored)):
+            return stored
+        raise NothingBehind(field)
     return given
 
 

@@ -48,12 +48,15 @@ def render(
     sinks: Sequence[str],
     letters: Letters | None,
     chores: Mapping[str, float],
+    closed: int | None = None,
 ) -> bytes:
-    """The text. `letters`: None where the database did not answer; `chores`: when each was
-    last done, Unix seconds."""
+    """The text. `letters`, `closed` (secrets that do not open, of those that were looked at):
+    None where the database did not answer; `chores`: when each was last done, Unix seconds."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot([*_events(totals), *_deliveries(totals, sinks)]))
     registry.register(_Snapshot([*_memory(totals), *_log(totals), *_house(sinks, letters, chores)]))
+    if closed is not None:
+        registry.register(_Snapshot([_closed(closed)]))
     return generate_latest(registry)
 
 
@@ -146,6 +149,14 @@ def _log(totals: Totals) -> Iterator[Metric]:
     for where in ("drain", "redis"):
         dropped.add_metric([where], totals.counters.get(f"attempts:dropped:{where}", 0))
     yield dropped
+
+
+def _closed(count: int) -> Metric:
+    return GaugeMetricFamily(
+        "evoflask_secrets_closed",
+        "Of the oldest and the newest stored secrets, those that no key opens.",
+        value=count,
+    )
 
 
 def _house(

@@ -179,7 +179,7 @@ def web_url(value: str) -> None:
         good = False
     if not good:
         raise ValidationError("Not a valid URL.")
-    if "@" in parts.netloc:
+    if "@" in parts.netloc and not masks.is_masked(value):  # that one stands for what is stored
         raise ValidationError("Must not carry a user name or a password.")
     if parts.fragment:
         raise ValidationError("Must not have a fragment.")

@@ -99,8 +99,19 @@ class Sealed:
     text: str
 
     def open(self) -> str:
-        """Raises `Undecipherable`."""
-        return current().open(self.text)
+        """Raises `Undecipherable`. What a version without keys wrote is as it stands: while one
+        is exchanged for the other, both write."""
+        return self.text if self.plain else current().open(self.text)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it was never sealed."""
+        return not self.text.startswith(PREFIX)
+
+    @property
+    def stale(self) -> bool:
+        """Whether it should be sealed again."""
+        return self.plain or current().stale(self.text)
 
     def __repr__(self) -> str:
         return "Sealed(...)"
@@ -127,7 +138,7 @@ def unlock(settings: HasKeys) -> None:
 
 def _read(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text().split())
+        return tuple(path.read_text().replace(",", " ").split())
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -136,13 +147,24 @@ def _read(path: Path) -> tuple[str, ...]:
 
 def make_key(home: Path) -> None:
     """The home's own key, readable by its owner, unless it has one. Never written over: what it
-    sealed would be lost."""
+    sealed would be lost. It is on the disk, whole, before anything is sealed with it."""
+    path, draft = home / FILE, home / f"{FILE}.new"
+    if path.exists():
+        return
+    draft.unlink(missing_ok=True)
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "w") as out:
+        out.write(f"{new_key()}\n")
+        out.flush()
+        os.fsync(file)
     with contextlib.suppress(FileExistsError):
-        file = os.open(home / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "w") as out:
-            out.write(f"{new_key()}\n")
-            out.flush()
-            os.fsync(file)
+        path.hardlink_to(draft)
+    draft.unlink()
+    folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def current() -> Vault:

@@ -1,10 +1,20 @@
-"""What may hold a secret of a subscription is sealed."""
+"""What may hold a secret of a subscription is sealed.
+
+Not in one transaction: a piece at a time, so that nobody waits for long, and an upgrade that was
+cut off goes on where it stopped. Only what still says what was read is written over, and whoever
+changed a row meanwhile is found by the next look.
+"""
 
 import peewee
 
 from evoflask import vault
 
+atomic = False
+
 PIECE = 500
+"""Rows of one transaction."""
+
+COLUMNS = ("secret", "settings")
 
 
 def table(db):
@@ -20,23 +30,29 @@ def table(db):
     return Subscription
 
 
-def change(db, to):
-    """Every row, in pieces. What is changed already stays as it is."""
-    rows, last = table(db), 0
-    while piece := list(rows.select().where(rows.id > last).order_by(rows.id).limit(PIECE)):
-        for row in piece:
-            secret = row.secret and to(row.secret)
-            rows.update(secret=secret, settings=to(row.settings)).where(rows.id == row.id).execute()
-        last = piece[-1].id
+def change(db, name, is_left, to):
+    """Every text of a column that `is_left` finds, until there is none."""
+    rows = table(db)
+    key, column = rows.id, getattr(rows, name)
+    query = rows.select(key, column).where(column.is_null(False) & is_left(column)).order_by(key)
+    while query.exists():
+        last = 0
+        while piece := list(query.where(key > last).limit(PIECE).tuples()):
+            changed = [(row, text, to(text)) for row, text in piece]
+            with db.atomic():
+                for row, text, new in changed:
+                    write = rows.update({column: new})
+                    write.where((key == row) & (column == text)).execute()
+            last = piece[-1][0]
 
 
 def up(migrator, db):
-    keys = vault.current()
     if isinstance(db, peewee.SqliteDatabase):
         db.execute_sql("PRAGMA secure_delete = ON")  # else the file keeps what stood there
-    change(db, lambda text: text if text.startswith(vault.PREFIX) else keys.seal(text))
+    for name in COLUMNS:
+        change(db, name, lambda text: ~text.startswith(vault.PREFIX), vault.current().seal)
 
 
 def down(migrator, db):
-    keys = vault.current()
-    change(db, lambda text: keys.open(text) if text.startswith(vault.PREFIX) else text)
+    for name in COLUMNS:
+        change(db, name, lambda text: text.startswith(vault.PREFIX), vault.current().open)

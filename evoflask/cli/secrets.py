@@ -39,4 +39,6 @@ def _say(found: Sealing) -> int:
     click.echo(f"{found.current} under the newest key, {found.stale} under an older one.")
     if found.closed:
         click.echo(f"{found.closed} open with none of the keys in ENCRYPTION_KEY.")
-    return 1 if found.stale or found.closed else 0
+    if found.plain:
+        click.echo(f"{found.plain} are not sealed: a version without keys wrote them.")
+    return 1 if found.stale or found.closed or found.plain else 0

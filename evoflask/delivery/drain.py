@@ -52,10 +52,10 @@ TURNS = 128
 HELD = 8000
 """Lanes held at most."""
 POLL = 0.25
+"""Seconds between looks at `due` when nothing told of anything."""
 CLOSED_SECONDS = 10
 """After so many seconds, and up to twice as many, a lane whose secrets do not open is looked at
 again."""
-"""Seconds between looks at `due` when nothing told of anything."""
 TICK = 0.05
 """Seconds between looks at what has become old: slots, outcomes that wait to be settled."""
 ROUND = 0.5
@@ -135,6 +135,7 @@ class Drain:
         self._attempts = Attempts(settings.attempts_log)
         self._failures = Repeats(log, expected=(Unavailable,))
         self._failed = Bounded(log, logging.DEBUG, "an attempt failed")
+        self._closed = Bounded(log, logging.ERROR, vault.CLOSED, most=1)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -348,7 +349,7 @@ class Drain:
         a worker that has it."""
         if not lanes:
             return
-        log.error(vault.CLOSED, extra={"lanes": len(lanes), "lane": lanes[0].lane})
+        self._closed.tell(lambda: {"lanes": len(lanes), "lane": lanes[0].lane})
         wait = CLOSED_SECONDS * (1 + random.random())
         until = round((time.monotonic() + self._offset + wait) * 1000)
         await self._turn_away(lanes, {"until": until, "error": vault.CLOSED})

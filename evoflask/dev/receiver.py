@@ -7,7 +7,8 @@ test's), records what arrives and answers as the path or a control call says:
 
     /ok …               200, as does every path that says nothing else
     /status/<code>      that status; `?retry-after=7` adds the header, `?echo=1` answers with
-                        the request's own head, `?padding=n` adds n bytes to the answer
+                        the request's own head, `?echo=json` with the same as a JSON string,
+                        `?padding=n` adds n bytes to the answer
     /slow/<ms>          200 after a while
     /hang               never an answer
     /stall/<code>       the head of an answer, then nothing
@@ -416,7 +417,10 @@ def _status(connection: Connection, request: Request, target: str, status: int) 
         connection.reply(status, b"" if bodiless else b'{"error": "as told"}')
         return
     after = _query(target, "retry-after")
-    body = request.head if _query(target, "echo") else b'{"error": "as told"}'
+    echo = _query(target, "echo")
+    body = request.head if echo else b'{"error": "as told"}'
+    if echo == "json":
+        body = json.dumps(request.head.decode("latin-1")).encode()
     body += b"x" * int(_query(target, "padding") or 0)
     connection.reply(status, body, f"Retry-After: {after}\r\n" if after else "")
 

@@ -75,8 +75,8 @@ class Story:
 
     def hears(self, piece: bytes) -> None:
         """A piece of the answer's body."""
-        if len(self._body) <= MAX_SHOWN:
-            self._body += piece[: MAX_SHOWN + 1]
+        room = MAX_SHOWN + self._longest + 1 - len(self._body)
+        self._body += piece[: max(0, room)]
 
     def turns(self, url: str, status: int) -> None:
         """It was sent on to another place: what comes now is of that one."""
@@ -90,7 +90,7 @@ class Story:
         for name, value in list(headers.items())[:MAX_HEADERS]:
             low = name.lower()
             secret = low in _HIDDEN_HEADERS or low in self.secret_headers - _SHOWN_HEADERS
-            shown[f"{name}"] = SECRET if secret else self.hide(value[:MAX_VALUE])
+            shown[f"{name}"] = SECRET if secret else self.hide(value)[:MAX_VALUE]
         return shown
 
     def told(self) -> dict[str, Any]:
@@ -111,7 +111,16 @@ class Story:
         }
 
     def _shown(self, body: bytes) -> str:
-        return self.hide(body[:MAX_SHOWN].decode("utf-8", "replace"))
+        longest = self._longest
+        text = self.hide(body[: MAX_SHOWN + longest].decode("utf-8", "replace"))
+        if longest and len(body) > MAX_SHOWN + longest:
+            text = text[:-longest]  # what was cut off in the middle of a secret is none any more
+        return text[:MAX_SHOWN]
+
+    @property
+    def _longest(self) -> int:
+        """Bytes of the longest secret."""
+        return max((len(word.encode()) for word in self.hidden), default=0)
 
 
 _current: ContextVar[Story | None] = ContextVar("story", default=None)

@@ -17,6 +17,9 @@ def excerpt(body: bytes, hidden: Sequence[str] = (), most: int = MAX_DETAIL) -> 
     text = body.decode("utf-8", "replace")
     for secret in filter(None, hidden):
         text = text.replace(secret, "…")
+    if len(body) >= KEPT:
+        # What was cut off in the middle of a secret does not look like one.
+        text = text[: -max(map(len, hidden), default=0) or None]
     text = " ".join(text.split())
     if not text.isprintable():
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -25,8 +28,4 @@ def excerpt(body: bytes, hidden: Sequence[str] = (), most: int = MAX_DETAIL) -> 
 
 def head(body: bytes, hidden: Sequence[str] = ()) -> str:
     """What an attempt shows of an answer of which at least `KEPT` bytes were kept, or all. Pure."""
-    text = excerpt(body, hidden, len(body))
-    if len(body) >= KEPT:
-        # What was cut off in the middle of a secret does not look like one.
-        text = text[: -max(map(len, hidden), default=0) or None]
-    return text[:MAX_ANSWER]
+    return excerpt(body, hidden, MAX_ANSWER)

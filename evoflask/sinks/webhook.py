@@ -27,7 +27,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from evoflask import __version__, formats, signing
+from evoflask import __version__, formats, masks, signing
 from evoflask.net import guard, story
 from evoflask.net import http as net_http
 from evoflask.settings import Settings
@@ -283,7 +283,8 @@ def _hidden(
     found |= {url.raw_query_string, url.query_string, url.password or ""}
     found |= {key.text for key in keys}
     found.add(headers.get("Authorization", ""))
-    words = {word for text in found for word in (text, text.rpartition(" ")[2])}
+    bare = {word for text in found for word in (text, text.rpartition(" ")[2])}
+    words = {each for word in bare for each in masks.spellings(word)}
     return tuple(sorted((w for w in words if len(w) >= 4), key=len, reverse=True))
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypeVar
 
 from flask import request
 
 from evoflask import masks, schemas, signing
-from evoflask.configuration import State, fields_of
-from evoflask.errors import BadInput, TooLarge
+from evoflask.configuration import State, common_of, fields_of
+from evoflask.errors import BadInput, TooLarge, Undecipherable
 from evoflask.models import Instance, Subscription
 from evoflask.web import parts
 
@@ -174,8 +174,17 @@ def iso(at: float) -> str:
 
 
 def subscription_row(row: Subscription) -> dict[str, Any]:
-    """A named subscription as its routes answer it. Secrets stay inside."""
-    shown = _shown(row)
+    """A named subscription as its routes answer it. Secrets stay inside. Raises
+    `Undecipherable`."""
+    return _named(row, _shown(row))
+
+
+def subscription_rows(rows: Iterable[Subscription]) -> list[dict[str, Any]]:
+    """Several: one that does not open shows an `error` and stands in nobody's way."""
+    return [_named(row, _shown_or_error(row)) for row in rows]
+
+
+def _named(row: Subscription, shown: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": row.lane,
         "name": row.name,
@@ -188,10 +197,12 @@ def subscription_row(row: Subscription) -> dict[str, Any]:
 
 
 def evolution_row(instance: Instance, row: Subscription | None) -> dict[str, Any] | None:
-    """The same as Evolution API's row: its keys in its order, then ours."""
-    if row is None:
-        return None
-    shown = _shown(row)
+    """The same as Evolution API's row: its keys in its order, then ours. Raises
+    `Undecipherable`."""
+    return None if row is None else _evolution(instance, row, _shown(row))
+
+
+def _evolution(instance: Instance, row: Subscription, shown: Mapping[str, Any]) -> dict[str, Any]:
     names = _EVOLUTION_NAMES.get(row.sink, ("enabled", "events"))
     theirs = {name: shown[_SAME_AS.get(name, name)] for name in names}
     return {
@@ -205,13 +216,31 @@ def evolution_row(instance: Instance, row: Subscription | None) -> dict[str, Any
 
 
 def evolution_rows(state: State) -> dict[str, dict[str, Any] | None]:
-    """All six sinks of an instance, row or null."""
-    return {sink: evolution_row(state.instance, state.sink(sink)) for sink in schemas.SINKS}
+    """All six sinks of an instance, row or null; as in `subscription_rows`."""
+    found = {sink: state.sink(sink) for sink in schemas.SINKS}
+    return {
+        sink: None if row is None else _evolution(state.instance, row, _shown_or_error(row))
+        for sink, row in found.items()
+    }
+
+
+def _shown_or_error(row: Subscription) -> dict[str, Any]:
+    """What only the sink has is null where it does not open."""
+    try:
+        return _shown(row)
+    except Undecipherable as error:
+        shown = _fields(row, dict.fromkeys(schemas.setting_names(row.sink)) | common_of(row))
+        if "delivery" in shown:
+            shown["delivery"] = None  # it follows from what nobody can read
+        return shown | {"error": " ".join(error.messages)}
 
 
 def _shown(row: Subscription) -> dict[str, Any]:
+    return _fields(row, fields_of(row))
+
+
+def _fields(row: Subscription, every: Mapping[str, Any]) -> dict[str, Any]:
     """Every field that may be seen: sink's own first, then the common ones."""
-    every = fields_of(row)
     own = {name: every[name] for name in schemas.setting_names(row.sink)}
     common = {name: every[name] for name in schemas.COMMON}
     common["timeout"] = _plain(common["timeout"])
@@ -220,12 +249,20 @@ def _shown(row: Subscription) -> dict[str, Any]:
     if row.sink == "webhook":
         own["headers"] = own["headers"] or None  # unset is null, as in Evolution API
         common["secretSet"] = row.secret is not None
-        private = signing.in_use(row.open_keys(), signing.ED25519)
-        common["publicKey"] = private and signing.public_key(private.text)
+        common["publicKey"] = _public_key(row)
     own = masks.show(row.sink, own)
     if (promised := schemas.guarantee(row.sink, own)) is not None:
         own["delivery"] = promised
     return own | common
+
+
+def _public_key(row: Subscription) -> str | None:
+    """None too where its keys do not open: whatever else of it does not says so."""
+    try:
+        private = signing.in_use(row.open_keys(), signing.ED25519)
+    except Undecipherable:
+        return None
+    return None if private is None else signing.public_key(private.text)
 
 
 def _plain(seconds: float) -> float | int:

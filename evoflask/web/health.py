@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from evoflask import deadletters, health, metrics
+from evoflask import deadletters, health, metrics, rotation
 from evoflask.errors import DatabaseDown
 from evoflask.outbox import totals
 from evoflask.outbox.timetable import Timetable
@@ -50,10 +50,12 @@ def numbers() -> Response:
     settings = parts().settings
     limits = settings.deadletter_retain_seconds, settings.deadletter_retain_entries
     letters: metrics.Letters | None
+    closed: int | None
     try:
         expiring = deadletters.expiring(*limits, time.time())
         letters = metrics.Letters(deadletters.by_sink(), expiring)
+        closed = rotation.sample().closed
     except DatabaseDown:
-        letters = None  # the rest is worth telling all the more
-    text = metrics.render(found, _LANES, letters, Timetable(outbox).last_done())
+        letters = closed = None  # the rest is worth telling all the more
+    text = metrics.render(found, _LANES, letters, Timetable(outbox).last_done(), closed)
     return Response(text, content_type=metrics.CONTENT_TYPE)

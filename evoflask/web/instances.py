@@ -8,7 +8,7 @@ from flask import Blueprint, request
 
 from evoflask import configuration, schemas
 from evoflask.configuration import Created, State
-from evoflask.errors import NotFound
+from evoflask.errors import NotFound, Undecipherable
 from evoflask.models import Instance
 from evoflask.web import bodies, parts
 from evoflask.web.auth import caller_from_request, global_key, instance_key, unauthorized, who
@@ -97,7 +97,10 @@ def _token(row: Instance) -> str | None:
     key = caller_from_request().key
     if not parts().settings.expose_tokens or row.token is None or (key and key.read_only):
         return None
-    token: str = row.token.open()
+    try:
+        token: str = row.token.open()
+    except Undecipherable:  # the others are worth showing all the same
+        return None
     return token
 
 

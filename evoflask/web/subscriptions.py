@@ -19,7 +19,7 @@ bp = Blueprint("subscriptions", __name__, url_prefix="/subscription")
 @instance_key
 def index(instance: str) -> list[dict[str, Any]]:
     """All of them, in the order of their creation."""
-    return [bodies.subscription_row(each) for each in configuration.get(instance).subscriptions]
+    return bodies.subscription_rows(configuration.get(instance).subscriptions)
 
 
 @bp.post("/<instance>")

@@ -104,6 +104,41 @@ def test_a_receiver_that_repeats_the_request_shows_no_secret_of_it(receiver: Rec
     assert all(each not in shown for each in ("hidden-word", "another-word", "abcdefgh"))
 
 
+def test_a_secret_is_hidden_as_json_writes_it_too(receiver: Receiver) -> None:
+    url = receiver.url("/status/500?echo=json")
+    secret = {"Authorization": 'Bearer "quoted"\\back<slash>&more'}
+    one = delivery(target("webhook", url=url, headers=secret), "test-1", mark="test")
+
+    told = tell(WebhookSink(settings()), one)
+
+    assert "Authorization: …" in told["answer"]["body"]
+    assert not any(word in json.dumps(told) for word in ("quoted", "slash", "more"))
+
+
+@pytest.mark.parametrize("before", [0, 5, 45, 89, 90])
+def test_a_secret_that_an_answer_is_cut_off_in_shows_no_part_of_it(before: int) -> None:
+    secret = "".join(chr(65 + n % 26) for n in range(90))
+    at = story.MAX_SHOWN - before
+    told = story.Story(hidden=(secret,))
+    told.answers(status=500)
+
+    for piece in (b"x" * at, secret.encode() * 100):
+        told.hears(piece)
+    told.sends(body=b"x" * at + secret.encode() * 100)
+
+    for shown in (told.told()["answer"]["body"], told.told()["request"]["body"]):
+        assert not any(secret[n : n + 4] in shown for n in range(87))
+        assert len(shown) <= story.MAX_SHOWN
+
+
+def test_a_header_that_is_cut_off_in_a_secret_shows_no_part_of_it() -> None:
+    told = story.Story(hidden=("S" * 90,))
+
+    shown = told.headers({"X": "x" * (story.MAX_VALUE - 40) + "S" * 90})
+
+    assert "S" not in shown["X"]
+
+
 def test_an_answer_is_shown_to_its_first_four_kilobytes(receiver: Receiver) -> None:
     one = delivery(target("webhook", url=receiver.url("/big/9000")), "test-1", mark="test")
 

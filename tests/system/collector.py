@@ -34,6 +34,8 @@ class Collector:
 
     def __init__(self, *, slow: float = 0.0) -> None:
         self._spans: list[Span] = []
+        self.bodies: list[bytes] = []
+        """What came, as it was exported."""
         self._over = threading.Event()
         collector = self
 
@@ -44,6 +46,7 @@ class Collector:
                     body = gzip.decompress(body)
                 collector._over.wait(slow)
                 assert self.path == "/v1/traces"
+                collector.bodies.append(body)
                 collector._spans.extend(_spans(body))
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")

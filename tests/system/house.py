@@ -221,6 +221,10 @@ class House:
         logs = [log for log in self._logs if log.name.startswith(kind)]
         return "".join(log.read_text(errors="replace") for log in logs if log.exists())
 
+    def logs(self) -> list[str]:
+        """What each process wrote."""
+        return [log.read_text(errors="replace") for log in self._logs if log.exists()]
+
     def tail(self, lines: int = 40) -> str:
         """The ends of all logs, for a person who looks at a failed test."""
         parts = []

@@ -4,11 +4,14 @@ deliveries while the key that seals them is exchanged, or is missing."""
 from __future__ import annotations
 
 import base64
+import html
 import json
 import threading
 import time
-from collections.abc import Iterator
-from urllib.parse import quote
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 import redis
@@ -17,20 +20,22 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from standardwebhooks.webhooks import Webhook
 
-from evoflask import db
+from evoflask import db, vault
 from evoflask.dev.process import free_port, wait_for
 from evoflask.dev.receiver import Receiver
+from evoflask.dev.redis_server import RedisServer
 from evoflask.models import Instance, Subscription
 from evoflask.settings import Settings
 from evoflask.vault import new_key
 from tests.conftest import ENCRYPTION_KEY
+from tests.system.collector import Collector
 from tests.system.conftest import MakeHouse
 from tests.system.house import API_KEY, House, message
 
 SIGNING = "whsec_" + base64.b64encode(b"planted-signing-secret-32-bytes!").decode()
 PLANTED = {
     "signing secret": SIGNING,
-    "header": "Bearer planted-header-0123456789",
+    "header": 'Bearer planted-"header"\\0123<456>&789',
     "url": "planted-url-password",
     "pusher": "planted-pusher-secret",
     "sqs": "planted-sqs-secret-key",
@@ -38,6 +43,8 @@ PLANTED = {
     "nats": "planted-nats-password",
     "operator": "whsec_" + base64.b64encode(b"planted-operator-secret-32-bytes").decode(),
     "token": "planted-instance-token",
+    "redis": "planted-redis-password",
+    "caller's key": "planted-key-of-an-emit",
     "api key": API_KEY,
     "encryption key": ENCRYPTION_KEY,
 }
@@ -46,11 +53,15 @@ PLANTED = {
 def spellings(secret: str) -> set[bytes]:
     """How it may stand somewhere."""
     bare = secret.removeprefix("whsec_").removeprefix("Bearer ")
-    encoded = bare.encode()
-    found = {encoded, quote(bare, safe="").encode(), encoded.hex().encode()}
+    encoded, quoted = bare.encode(), json.dumps(bare)[1:-1]
+    texts = {bare, quote(bare), quote(bare, safe=""), quote_plus(bare), encoded.hex()}
+    texts |= {quoted, json.dumps(quoted)[1:-1], repr(bare)[1:-1]}
+    texts |= {html.escape(bare), html.escape(quoted)}
+    found = {text.encode() for text in texts}
     for shift in range(3):  # inside a longer base64 it may begin at any of three places
-        inner = base64.b64encode(b"\x00" * shift + encoded)
-        found.add(inner[4 if shift else 0 : -4])
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            inner = encode(b"\x00" * shift + encoded)
+            found.add(inner[4 if shift else 0 : -4])
     return found
 
 
@@ -64,10 +75,26 @@ def found_in(where: str, held: bytes) -> list[str]:
 
 
 @pytest.fixture
-def house(make_house: MakeHouse) -> House:
-    """Where every server that tenants may use has a password, and none of them answers."""
+def collector() -> Iterator[Collector]:
+    """What is told of in traces."""
+    with Collector() as made:
+        yield made
+
+
+@pytest.fixture
+def house(make_house: MakeHouse, tmp_path: Path, collector: Collector) -> House:
+    """Where every server that tenants may use has a password, and none of them answers; traces
+    are on, and Redis wants a password from all but us."""
     nobody = free_port()
+    user = ("--user", "evo", "on", f">{PLANTED['redis']}", "~*", "&*", "+@all")
+    server = RedisServer(tmp_path / "redis", appendonly=True, options=user)
     return make_house(
+        redis_server=server,
+        redis_url=server.url.replace("//", f"//evo:{PLANTED['redis']}@"),
+        traces="on",
+        otel_exporter_otlp_endpoint=collector.endpoint,
+        otel_service_name="evoflask-test",
+        otel_bsp_schedule_delay=200,
         log_level="debug",
         retry_schedule="0.1",
         breaker_threshold=1_000,
@@ -83,7 +110,7 @@ def house(make_house: MakeHouse) -> House:
 
 
 EVENT = "event-of-the-test"
-SUBSCRIPTIONS = ("crm", "echo", "pusher", "sqs", "rabbitmq", "nats")
+SUBSCRIPTIONS = ("crm", "echo", "json", "pusher", "sqs", "rabbitmq", "nats")
 
 
 def plant(house: House, receiver: Receiver) -> None:
@@ -95,6 +122,7 @@ def plant(house: House, receiver: Receiver) -> None:
     client.subscribe("a", "crm", receiver.url("/status/500"), **hook)
     # It answers with what it was sent: that may be shown, and must not show them.
     client.subscribe("a", "echo", receiver.url("/status/400?echo=1"), **hook)
+    client.subscribe("a", "json", receiver.url("/status/400?echo=json"), **hook)
     port = house.env["PUSHER_PORT"]
     for sink, own in {
         "pusher": {"appId": "1", "key": "k", "secret": PLANTED["pusher"], "cluster": "eu",
@@ -106,7 +134,7 @@ def plant(house: House, receiver: Receiver) -> None:
     }.items():  # fmt: skip
         client.good("POST", "/subscription/a", {"name": sink, "sink": sink, "enabled": True, **own})
     plant_in_url(house)
-    client.emit("a", data=message(1), id=EVENT)
+    client.emit("a", data=message(1), id=EVENT, apiKey=PLANTED["caller's key"])
     wait_for(lambda: len(letters(house)) == len(SUBSCRIPTIONS), 90, "a letter of each", 0.2)
 
 
@@ -188,9 +216,10 @@ def dashboard(house: House) -> Iterator[tuple[str, bytes]]:
 def files(house: House) -> Iterator[tuple[str, bytes]]:
     """The database, Redis' files, and what the processes wrote."""
     house.raw.save()
-    for path in sorted(house.folder.rglob("*")):
+    above = house.folder.parent
+    for path in sorted([*house.folder.rglob("*"), *house.redis.data.rglob("*")]):
         if path.is_file() and not path.is_socket():
-            yield str(path.relative_to(house.folder)), path.read_bytes()
+            yield str(path.relative_to(above)), path.read_bytes()
 
 
 def commands(house: House) -> Iterator[tuple[str, bytes]]:
@@ -206,19 +235,48 @@ def commands(house: House) -> Iterator[tuple[str, bytes]]:
         yield " ".join(words), house.flask(*words)[1].encode()
 
 
-def test_no_secret_is_found_where_it_is_not_used(house: House, receiver: Receiver) -> None:
+def spans(collector: Collector) -> Iterator[tuple[str, bytes]]:
+    wait_for(lambda: len(collector.spans("deliver webhook")) >= 2, 20, "the spans")
+    for n, body in enumerate(collector.bodies):
+        yield f"spans {n}", body
+
+
+def test_no_secret_is_found_where_it_is_not_used(
+    house: House, receiver: Receiver, collector: Collector
+) -> None:
     plant(house, receiver)
 
     looked = 0
     found: list[str] = []
-    for kind in (answers, dashboard, commands, files):
-        for where, held in kind(house):
-            looked += 1
-            found += found_in(where, held)
+    places = [kind(house) for kind in (answers, dashboard, commands, files)]
+    for where, held in chain(*places, spans(collector)):
+        looked += 1
+        found += found_in(where, held)
 
     print(f"{len(PLANTED)} secrets were looked for in {looked} places")
     assert found == []
     assert looked > 70
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        str,
+        json.dumps,
+        lambda text: json.dumps({"detail": json.dumps({"in": text})}),
+        quote,
+        lambda text: "https://host/?q=" + quote(text, safe=""),
+        lambda text: str({"held": text}),
+        lambda text: f"<td>{html.escape(text)}</td>",
+        lambda text: base64.b64encode(f"user:{text}".encode()).decode(),
+        lambda text: base64.urlsafe_b64encode(f"it is {text} there".encode()).decode(),
+        lambda text: f"before {text} after".encode().hex(),
+    ],
+)
+def test_each_spelling_of_each_is_noticed(spell: Callable[[str], str]) -> None:
+    for name, secret in PLANTED.items():
+        bare = secret.removeprefix("whsec_").removeprefix("Bearer ")
+        assert f"{name} in a" in found_in("a", f"x{spell(bare)}x".encode())
 
 
 def test_what_looks_for_them_finds_them(house: House, receiver: Receiver) -> None:
@@ -238,6 +296,8 @@ def test_what_looks_for_them_finds_them(house: House, receiver: Receiver) -> Non
         assert {each.partition(" in ")[0] for each in there} == names
 
 
+@pytest.mark.slow
+@pytest.mark.beside
 def test_while_the_key_is_exchanged_nothing_becomes_undeliverable(
     make_house: MakeHouse, receiver: Receiver
 ) -> None:
@@ -247,6 +307,7 @@ def test_while_the_key_is_exchanged_nothing_becomes_undeliverable(
     client.create("a")
     hook = {"headers": {"Authorization": PLANTED["header"]}, "secret": SIGNING}
     client.set_webhook("a", receiver.url("/ok"), **hook)
+    client.subscribe("a", "idle", receiver.url("/idle"), enabled=False)
     accepted: list[str] = []
     stop = threading.Event()
 
@@ -257,13 +318,15 @@ def test_while_the_key_is_exchanged_nothing_becomes_undeliverable(
             accepted.append(mine.insist("/event/emit/a", body).json()["id"])
 
     def restart(keys: str) -> None:
-        """As the manual says: one process after the other."""
+        """As the manual says: one process after the other, the web last; and between them
+        somebody changes the subscription, which seals it by whatever key that web process has."""
         house.env["ENCRYPTION_KEY"] = keys
-        for kind, n in (("web", 0), ("web", 1), ("worker", 0), ("worker", 1), ("clock", 0)):
+        for kind, n in (("worker", 0), ("worker", 1), ("clock", 0), ("web", 0), ("web", 1)):
             before = len(accepted)
             house.stop(kind, n)
             house.start(kind, n)
             house.wait_started(kind, n)
+            wait_for(lambda: client.call("PUT", "/subscription/a/webhook", {"timeout": 9}).ok, 30)
             wait_for(lambda before=before: len(accepted) > before + 5, 30, "traffic to go on")
 
     emitter = threading.Thread(target=emit)
@@ -272,7 +335,6 @@ def test_while_the_key_is_exchanged_nothing_becomes_undeliverable(
     try:
         restart(f"{new},{ENCRYPTION_KEY}")
         before = house.flask("secrets", "check")
-        client.change("a", "webhook", concurrency=4)
         rotated = house.flask("secrets", "rotate")
         restart(new)
         after = house.flask("secrets", "check")
@@ -287,6 +349,7 @@ def test_while_the_key_is_exchanged_nothing_becomes_undeliverable(
     assert {each.id for each in arrived} == set(accepted)
     assert letters(house) == []
     assert house.off() == {}
+    assert not any(vault.CLOSED in log for log in house.logs())
     verifier = Webhook(SIGNING)
     for each in arrived:
         assert each.headers()["authorization"] == PLANTED["header"]
@@ -299,6 +362,8 @@ def arrived(receiver: Receiver, path: str) -> int:
     return int(receiver.counts()["paths"].get(path, 0))
 
 
+@pytest.mark.slow
+@pytest.mark.beside
 def test_without_the_key_deliveries_wait_and_others_go_on(
     make_house: MakeHouse, receiver: Receiver
 ) -> None:
@@ -326,6 +391,12 @@ def test_without_the_key_deliveries_wait_and_others_go_on(
     assert arrived(receiver, "/a") == 0
     assert letters(house) == []
     assert client.call("GET", "/webhook/find/a").status_code == 503
+    told = client.good("GET", "/readyz")["parts"]["secrets"]
+    assert (told["state"], told["closed"]) == ("warning", 1)
+    assert "evoflask_secrets_closed 1.0" in client.call("GET", "/metrics").text
+    assert vault.CLOSED in house.tail()
+    listed = client.good("GET", "/instance/fetchInstances")
+    assert {each["name"]: "error" in each["Webhook"] for each in listed} == {"a": True, "b": False}
     house.env["ENCRYPTION_KEY"] = f"{new},{ENCRYPTION_KEY}"
     for kind in ("web", "worker", "clock"):
         house.restart(kind)

@@ -24,7 +24,7 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 def told() -> dict[str, set[str]]:
     """Each metric that `/metrics` may tell of, and its labels, the histogram's own left out."""
     totals = Totals({"webhook:failed:refused": 1}, {}, Memory(1, 2))
-    text = metrics.render(totals, ["webhook"], Letters({}, 0), {"ring": 1.0}).decode()
+    text = metrics.render(totals, ["webhook"], Letters({}, 0), {"ring": 1.0}, 0).decode()
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,12 @@ def old(tmp_path: Path) -> Iterator[Path]:
     db.close()
 
 
+def sealed_rows() -> set[tuple[int, str]]:
+    """Those whose settings are."""
+    query = "SELECT id, settings FROM subscription WHERE settings LIKE 'sealed:1:%'"
+    return set(db.database.execute_sql(query).fetchall())
+
+
 def held(path: Path) -> bytes:
     """Everything that the file holds, once SQLite has put away its log."""
     db.database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -72,6 +79,59 @@ def test_an_upgrade_that_was_cut_off_goes_on(old: Path) -> None:
 
     rows = Subscription.select()
     assert {row.open_settings()["url"] for row in rows} == {"https://example.com/PLANTED"}
+
+
+def test_an_upgrade_keeps_each_piece_that_is_done(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, seal = iter(range(1_300)), vault.Vault.seal
+    monkeypatch.setattr(vault.Vault, "seal", lambda keys, text: (next(left), seal(keys, text))[1])
+
+    with pytest.raises(StopIteration):
+        db.upgrade()
+    kept = sealed_rows()
+    monkeypatch.undo()
+    db.upgrade()
+
+    assert 0 < len(kept) < ROWS
+    assert kept <= sealed_rows()
+    assert len(sealed_rows()) == ROWS
+
+
+def test_an_upgrade_lets_others_write_and_keeps_what_they_wrote(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, seal, calls = sqlite3.connect(old, timeout=0, isolation_level=None), vault.Vault.seal, []
+    newer = PLAIN.replace("/PLANTED", "/NEWER")
+
+    def write_meanwhile(keys: vault.Vault, text: str) -> str:
+        calls.append(text)
+        if len(calls) % 500 == 250:
+            change = "UPDATE subscription SET settings = ? WHERE name = ?"
+            other.execute(change, (newer, f"s{len(calls) % ROWS}"))
+        return seal(keys, text)
+
+    monkeypatch.setattr(vault.Vault, "seal", write_meanwhile)
+    db.upgrade()
+    other.close()
+
+    rows = list(Subscription.select())
+    urls = [row.open_settings()["url"] for row in rows]
+    assert all(row.settings.text.startswith(vault.PREFIX) for row in rows)
+    assert urls.count("https://example.com/NEWER") == len(
+        {n % ROWS for n in range(250, len(calls), 500)}
+    )
+
+
+def test_what_an_old_file_had_thrown_away_goes_when_it_is_written_anew(old: Path) -> None:
+    long = PLAIN.replace("PLANTED", "THROWN-AWAY" * 50)
+    for text in (long, PLAIN):
+        db.database.execute_sql("UPDATE subscription SET settings = ? WHERE id < 300", (text,))
+    db.upgrade()
+
+    db.database.execute_sql("VACUUM")
+
+    assert b"THROWN-AWAY" not in held(old)
 
 
 def test_the_way_back_opens_every_row(old: Path) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
 from evoflask.errors import Misconfigured, Undecipherable
-from evoflask.vault import PREFIX, Vault, new_key
+from evoflask.vault import FILE, PREFIX, Vault, configure, current, make_key, new_key, unlock
+from tests.conftest import ENCRYPTION_KEY
 
 OLD, NEW, OTHER = new_key(), new_key(), new_key()
+
+
+@dataclass(frozen=True)
+class Home:
+    """Settings without a key."""
+
+    home: Path
+    encryption_key: tuple[str, ...] = ()
 
 
 @pytest.mark.parametrize("text", ["", "whsec_abc", "ключ", PREFIX + "x", "x" * 100_000])
@@ -55,6 +68,45 @@ def test_a_sealed_text_that_was_altered_opens_no_more() -> None:
 def test_what_was_never_sealed_does_not_open(text: str) -> None:
     with pytest.raises(Undecipherable):
         Vault([OLD]).open(text)
+
+
+def test_a_home_makes_its_key_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    make_key(tmp_path)
+    first = (tmp_path / FILE).read_text()
+
+    make_key(tmp_path)
+
+    assert (tmp_path / FILE).read_text() == first
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_key_that_was_not_written_whole_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_key(tmp_path)
+    monkeypatch.undo()
+
+    left = (tmp_path / FILE).exists()
+    make_key(tmp_path)
+
+    assert not left
+    assert Vault([(tmp_path / FILE).read_text().strip()])
+
+
+@pytest.mark.parametrize("between", ["\n", ", ", ","])
+def test_a_home_may_have_several_keys(tmp_path: Path, between: str) -> None:
+    (tmp_path / FILE).write_text(f"{NEW}{between}{OLD}\n")
+
+    unlock(Home(tmp_path))
+
+    try:
+        assert current().open(Vault([OLD]).seal("text")) == "text"
+        assert not current().stale(Vault([NEW]).seal("text"))
+    finally:
+        configure([ENCRYPTION_KEY])
 
 
 @pytest.mark.parametrize("keys", [[], [""], ["short"], [OLD, "short"], [OLD[:-1]], ["é" * 44]])

@@ -391,9 +391,14 @@ def test_the_command_shows_attempts(application: Flask, some: None) -> None:
 
 
 def test_an_answer_is_shown_bounded() -> None:
-    from evoflask.sinks._answers import head
+    from evoflask.sinks._answers import KEPT, excerpt, head
 
     assert head(b"x" * 5000) == "x" * MAX_ANSWER
+    # Masked, what is cut off in the middle of one comes to the front.
+    for show in (head, excerpt):
+        assert "secr" not in show(
+            (b"secret-word-0123456789" * 500)[:KEPT], ("secret-word-0123456789",)
+        )
     assert head(b"line\nand\x00 line") == "line and line"
 
 

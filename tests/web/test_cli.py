@@ -339,8 +339,8 @@ def test_the_doctor_looks_at_every_part(flask: Flask_, outbox: Outbox, instance:
     looked = {part["name"]: part for part in json.loads(flask("doctor", "--json").output)}
 
     assert list(looked) == [
-        "key", "redis", "durability", "memory", "database", "clock", "bells", "workers",
-        "dead letters",
+        "key", "redis", "durability", "memory", "database", "secrets", "clock", "bells",
+        "workers", "dead letters",
     ]  # fmt: skip
     assert looked["key"]["state"] == looked["redis"]["state"] == looked["clock"]["state"] == "ok"
     assert looked["bells"]["words"].startswith("No worker listens for webhook")

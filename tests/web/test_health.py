@@ -14,11 +14,12 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 import app as composition
-from evoflask import db, health
+from evoflask import db, health, models, vault
 from evoflask.dev.redis_server import RedisServer
 from evoflask.outbox import Outbox, verbs
 from evoflask.outbox.timetable import Timetable
 from evoflask.settings import Settings
+from tests.conftest import ENCRYPTION_KEY
 from tests.web import steps
 from tests.web.conftest import GLOBAL, Request
 
@@ -70,7 +71,7 @@ def test_ready_names_every_part(client: FlaskClient, outbox: Outbox) -> None:
 
     found = parts(client)
 
-    assert list(found) == ["redis", "durability", "memory", "database", "clock"]
+    assert list(found) == ["redis", "durability", "memory", "database", "secrets", "clock"]
     assert found["redis"]["state"] == found["database"]["state"] == "ok"
     assert found["clock"]["state"] == "ok"
     assert found["clock"]["secondsSince"]["ring"] < 10
@@ -150,6 +151,33 @@ def test_missing_migrations_are_named(settings: Callable[..., Settings], empty_u
 
     assert "0001_first" in database["pending"]
     assert "db upgrade" in database["message"]
+
+
+def test_secrets_that_do_not_open_are_told_and_events_are_taken_on(
+    client: FlaskClient, call: Request, instance: str
+) -> None:
+    before = parts(client)["secrets"]["state"]
+    vault.configure([vault.new_key()])
+    try:
+        told = parts(client)["secrets"]
+        numbers = call("GET", "/metrics").get_data(as_text=True)
+    finally:
+        vault.configure([ENCRYPTION_KEY])
+
+    assert before == "ok"
+    assert (told["state"], told["closed"]) == ("warning", 1)
+    assert "ENCRYPTION_KEY" in told["message"]
+    assert "evoflask_secrets_closed 1.0" in numbers
+    assert "evoflask_secrets_closed 0.0" in call("GET", "/metrics").get_data(as_text=True)
+
+
+def test_secrets_in_the_clear_are_told(client: FlaskClient, instance: str) -> None:
+    models.Subscription.update(settings=vault.Sealed("{}")).execute()
+
+    told = parts(client)["secrets"]
+
+    assert (told["state"], told["plain"]) == ("warning", 1)
+    assert "secrets rotate" in told["message"]
 
 
 def test_a_clock_that_fell_silent_is_told(client: FlaskClient, redis_client: redis.Redis) -> None:

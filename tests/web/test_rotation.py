@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
+import app as composition
 from evoflask import db, rotation, vault
-from evoflask.models import Subscription
+from evoflask.errors import Undecipherable
+from evoflask.models import Instance, Subscription
 from evoflask.rotation import Sealing
+from evoflask.settings import Settings
 from evoflask.vault import new_key
-from tests.conftest import ENCRYPTION_KEY
+from tests.conftest import API_KEY, ENCRYPTION_KEY
 from tests.web.conftest import Request
 
 pytestmark = pytest.mark.databases
@@ -51,6 +54,22 @@ def test_what_somebody_changed_meanwhile_is_left_alone(call: Request, instance: 
     assert Subscription.get().open_settings()["url"] == "https://example.com/newer"
 
 
+def test_the_sample_looks_at_both_ends_and_at_no_more(call: Request, instance: str) -> None:
+    for n in range(3 * rotation.LOOKED):
+        body = {"name": f"s{n}", "sink": "webhook", "enabled": True, "url": "https://e.example"}
+        call("POST", "/subscription/a", body)
+    lost = vault.Sealed(vault.Vault([new_key()]).seal("{}"))
+    ids = [row.id for row in Subscription.select().order_by(Subscription.id)]
+    found = []
+    for at in (0, len(ids) // 2, -1):
+        Subscription.update(settings=lost).where(Subscription.id == ids[at]).execute()
+        found.append(rotation.sample())
+
+    assert [each.closed for each in found] == [1, 1, 2]
+    assert sum((found[-1].closed, found[-1].current)) == 2 * rotation.LOOKED
+    assert rotation.count().closed == 3
+
+
 def test_what_does_not_open_is_counted_and_kept(call: Request, instance: str) -> None:
     vault.configure([NEW])
 
@@ -59,6 +78,26 @@ def test_what_does_not_open_is_counted_and_kept(call: Request, instance: str) ->
     assert after == Sealing(closed=1)
     vault.configure([ENCRYPTION_KEY])
     assert Subscription.get().open_settings()["url"] == "https://example.com/hook"
+
+
+def test_what_the_version_before_wrote_is_used_and_sealed_with_the_rest(
+    call: Request, instance: str
+) -> None:
+    plain = '{"url": "https://example.com/plain"}'
+    Subscription.update(settings=vault.Sealed(plain)).execute()
+
+    shown = call("GET", "/webhook/find/a")
+    found, after = rotation.count(), rotation.rotate()
+
+    assert shown.json["url"] == "https://example.com/plain"
+    assert (found, after) == (Sealing(plain=1), Sealing(current=1))
+    assert Subscription.get().open_settings()["url"] == "https://example.com/plain"
+    assert Subscription.get().settings.text.startswith(vault.PREFIX)
+
+
+def test_a_settings_column_that_is_no_sealed_text_of_ours_stays_closed() -> None:
+    with pytest.raises(Undecipherable):
+        vault.Sealed(vault.PREFIX + "nonsense").open()
 
 
 def test_without_the_key_events_are_accepted_and_lanes_listed_and_the_row_is_503(
@@ -75,6 +114,83 @@ def test_without_the_key_events_are_accepted_and_lanes_listed_and_the_row_is_503
     assert listed.json["lanes"][0]["backlog"] == 1
     assert shown.status_code == 503
     assert shown.json["response"]["message"] == [vault.CLOSED]
+
+
+PUSHER = {"appId": "1", "key": "k", "secret": "s", "cluster": "eu"}
+
+
+@pytest.fixture
+def closed_pusher(call: Request, instance: str) -> None:
+    """The instance's second subscription, sealed by a key that nobody has any more."""
+    call("POST", "/pusher/set/a", {"pusher": {"enabled": True, **PUSHER}})
+    lost = vault.Sealed(vault.Vault([new_key()]).seal("{}"))
+    Subscription.update(settings=lost).where(Subscription.name == "pusher").execute()
+
+
+def test_lists_show_a_row_that_does_not_open_and_the_others_as_ever(
+    call: Request, closed_pusher: None
+) -> None:
+    call("POST", "/instance/create", {"instanceName": "b", "webhook": {"url": "https://b.example"}})
+
+    instances = call("GET", "/instance/fetchInstances")
+    sinks = call("GET", "/event/find/a")
+    named = call("GET", "/subscription/a")
+
+    assert [each.status_code for each in (instances, sinks, named)] == [200, 200, 200]
+    a, b = instances.json
+    assert b["Webhook"]["url"] == "https://b.example"
+    for row in (a["Pusher"], sinks.json["pusher"], named.json[1]):
+        assert (row["error"], row["enabled"], row["secret"]) == (vault.CLOSED, True, None)
+    for row in (a["Webhook"], sinks.json["webhook"], named.json[0]):
+        assert (row["url"], "error" in row) == ("https://example.com/hook", False)
+
+
+def test_a_signed_webhook_that_does_not_open_is_listed_too(call: Request, instance: str) -> None:
+    lost = vault.Sealed(vault.Vault([new_key()]).seal("{}"))
+    Subscription.update(settings=lost, secret=lost).execute()
+
+    (named,) = call("GET", "/subscription/a").json
+
+    assert (named["error"], named["secretSet"], named["url"]) == (vault.CLOSED, True, None)
+
+
+def test_a_change_of_other_sinks_is_made_and_answered(call: Request, closed_pusher: None) -> None:
+    body = {"webhook": {"enabled": True, "url": "https://example.com/newer"}}
+
+    changed = call("POST", "/event/set/a", body)
+    refused = call("POST", "/event/set/a", body | {"pusher": {"enabled": False}})
+
+    assert changed.status_code == 201
+    assert changed.json["webhook"]["url"] == "https://example.com/newer"
+    assert (refused.status_code, refused.json["response"]["message"]) == (503, [vault.CLOSED])
+
+
+def test_a_row_that_does_not_open_is_paused_deleted_and_made_again(
+    call: Request, closed_pusher: None
+) -> None:
+    paused = call("POST", "/lane/a/pusher/pause")
+    deleted = call("DELETE", "/subscription/a/pusher")
+    made = call("POST", "/pusher/set/a", {"pusher": {"enabled": True, **PUSHER}})
+
+    assert [each.status_code for each in (paused, deleted, made)] == [200, 200, 201]
+
+
+def test_a_token_that_does_not_open_is_not_shown_and_stands_in_nobody_s_way(
+    settings: Callable[..., Settings],
+) -> None:
+    app = composition.create_app(settings(expose_tokens=True))
+    db.upgrade()
+    client, key = app.test_client(), {"apikey": API_KEY}
+    for name in ("a", "b"):
+        client.post("/instance/create", json={"instanceName": name}, headers=key)
+    lost = vault.Sealed(vault.Vault([new_key()]).seal("x"))
+    Instance.update(token=lost).where(Instance.name == "a").execute()
+
+    a, b = client.get("/instance/fetchInstances", headers=key).json
+    db.close()
+
+    assert a["token"] is None
+    assert b["token"] is not None
 
 
 def test_the_commands_say_how_it_stands(application: Flask, call: Request, instance: str) -> None:

@@ -181,6 +181,31 @@ def test_headers_are_masked_and_each_mask_sent_back_keeps_its_value(
     ]
 
 
+OLD_URL = "https://user:hunter2@example.com/hook"
+
+
+def test_a_password_in_a_url_of_old_is_masked_and_the_mask_sent_back_keeps_it(
+    call: Request, instance: str
+) -> None:
+    own = json.dumps({"url": OLD_URL})
+    Subscription.update(settings=own).where(Subscription.name == "webhook").execute()
+    shown = call("GET", "/subscription/a/webhook").json
+    masked = shown["url"]
+
+    sent_back = call("PUT", "/subscription/a/webhook", shown | {"concurrency": 3})
+    moved = call("PUT", "/subscription/a/webhook", {"url": masked.replace("/hook", "/other")})
+    anew = call("POST", "/subscription/a", {"name": "b", "sink": "webhook", "url": masked})
+    known = call("PUT", "/subscription/a/webhook", {"url": OLD_URL})
+
+    assert masked == f"https://user:{MASK}@example.com/hook"
+    assert (sent_back.status_code, sent_back.json["concurrency"]) == (200, 3)
+    assert Subscription.get().open_settings()["url"] == OLD_URL
+    for refused in (moved, anew):
+        assert refused.status_code == 400
+        assert messages(refused) == ["url: The mask stands for nothing: no value is stored."]
+    assert known.status_code == 400
+
+
 def test_null_means_as_by_default_and_for_order_by_none(call: Request, instance: str) -> None:
     given = {"headers": {"X-A": "b"}, "byEvents": True, "retry": [1], "concurrency": 2}
     call("POST", "/webhook/set/a", {"webhook": given})

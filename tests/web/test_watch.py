@@ -10,6 +10,7 @@ import pytest
 import redis
 from flask import Flask
 
+from evoflask import vault
 from evoflask.configuration import Configuration
 from evoflask.delivery.watch import Watch
 from evoflask.errors import OutboxDown
@@ -19,6 +20,7 @@ from evoflask.models import AuditLog, Instance, Subscription
 from evoflask.outbox import Ended, Outbox, verbs
 from evoflask.outbox.entries import read
 from evoflask.settings import Settings
+from tests.conftest import ENCRYPTION_KEY
 from tests.web import steps
 from tests.web.conftest import Request
 
@@ -42,6 +44,19 @@ def make_watch(application: Flask, settings: Callable[..., Settings], outbox: Ou
         return made
 
     return make
+
+
+def test_the_operator_s_own_webhook_outlives_a_lost_key(make_watch: MakeWatch) -> None:
+    make_watch()
+    vault.configure([vault.new_key()])
+
+    try:
+        make_watch(operator_webhook_url=URL + "2")
+        mended = lane(OPERATOR).open_settings()["url"]
+    finally:
+        vault.configure([ENCRYPTION_KEY])
+
+    assert mended == URL + "2"
 
 
 def emit(call: Request, n: int = 1, instance: str = "a") -> None:
