@@ -28,7 +28,9 @@ def headers(key: str = SECRET, at: int = NOW, **more: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("private", "key"), [(SECRET, SECRET), (PRIVATE, public_key(PRIVATE))])
+@pytest.mark.parametrize(
+    ("private", "key"), [(SECRET, SECRET), (PRIVATE, public_key(PRIVATE))], ids=["v1", "v1a"]
+)
 def test_what_we_signed_is_ours(private: str, key: str) -> None:
     received = verify(key, headers(private), BODY, now=NOW)
 
