@@ -693,7 +693,7 @@ def test_nobody_reads_the_feed_before_the_first_socket(make_house: MakeHouse) ->
 def test_five_hundred_sockets_hold_one_blocking_read(
     make_house: MakeHouse, wait_for: WaitFor
 ) -> None:
-    house = make_house(websocket_max_clients=500)
+    house = make_house(websocket_max_clients=500, websocket_max_per_token=500)
     tenant = make_tenant(house)
     before = worker_rss(house)
     sockets = [tenant.socket().__enter__() for _ in range(500)]

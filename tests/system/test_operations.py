@@ -110,6 +110,7 @@ def test_every_web_process_tells_the_same_and_the_house_is_in_order(
         "durability": "ok",
         "memory": "ok",
         "database": "ok",
+        "secrets": "ok",
         "clock": "ok",
     }
     assert status == 0
