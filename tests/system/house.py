@@ -115,8 +115,6 @@ class House:
                 self._launch(name)
             for name in self._wanted:
                 self.wait_started(*name)
-            if ("web", 0) in self._wanted:
-                wait_for(self.answers, 30, "the web process to answer")
         except BaseException:
             self.close()
             raise
@@ -167,6 +165,9 @@ class House:
             f"the start of {kind}",
         )
         assert process.alive, process.output()
+        if kind == "web":
+            # gunicorn tells of its worker before that listens.
+            wait_for(self.answers, 30, "the web process to answer")
 
     def kill9(self, kind: str, n: int = 0) -> None:
         """Kills it and its children, at once."""
