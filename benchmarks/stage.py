@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from evoflask import configuration, db, models, vault
+from evoflask import configuration, db, keyring, models, vault
 from evoflask.dev.postgres_server import PostgresServer
 from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
@@ -101,7 +101,7 @@ class Stage:
             {
                 "name": t.outbox,
                 "outbox": t.outbox,
-                "token_sha256": configuration.sha256(t.outbox),
+                "token_sha256": keyring.digest(t.outbox),
                 "integration": "EVOLUTION",
             }
             for t in made

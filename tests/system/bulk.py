@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
-from evoflask import configuration, db, models
+from evoflask import configuration, db, keyring, models
 from evoflask.ids import event_id, random_id
 from evoflask.models import Instance, Subscription
 from evoflask.outbox import NewEntry, verbs
@@ -72,7 +72,7 @@ class Tenants:
             {
                 "name": name,
                 "outbox": self.outboxes[name],
-                "token_sha256": configuration.sha256(name),
+                "token_sha256": keyring.digest(name),
                 "integration": "EVOLUTION",
                 "revision": 1,
                 "pushed": 1,
