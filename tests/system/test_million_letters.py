@@ -178,7 +178,8 @@ def test_a_requeue_goes_on_after_its_clock_was_killed_and_repeats_a_piece_at_mos
 ) -> None:
     house = make_house(store=Sqlite(tmp_path / "letters.db"))
     Tenants(house, {"dead0": receiver.url("/ok")})
-    fill(house, 8_000, 1)
+    letters = 30_000  # some seconds of work, so that the kill comes in the middle
+    fill(house, letters, 1)
     client = house.client()
 
     begun = client.good("POST", "/deadletter/requeue", {"instance": "dead0"})
@@ -192,7 +193,7 @@ def test_a_requeue_goes_on_after_its_clock_was_killed_and_repeats_a_piece_at_mos
 
     assert killed_at["state"] == "running"
     ids = receiver.ids()
-    assert set(ids) == {f"order-{n}" for n in range(8_000)}
-    assert len(ids) - 8_000 <= 100  # the append whose mark the kill prevented
+    assert set(ids) == {f"order-{n}" for n in range(letters)}
+    assert len(ids) - letters <= 100  # the append whose mark the kill prevented
     assert client.good("GET", "/deadletter")["total"] == 0
     assert house.off() == {}
