@@ -9,11 +9,10 @@ with `unique` or a result that stays, a killed worker would block its bell for m
 from __future__ import annotations
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
+from evoflask import redislink
 from evoflask.ids import random_id
 
 JOB = "workers.jobs.drain"
@@ -23,17 +22,20 @@ PENDING = 8
 """With so many bells in a queue another one wakes nobody else. Nobody may be there to take
 them, for days."""
 
+CONNECTIONS = 256
+"""Of one client at most: a web process rings from each of its threads."""
+
 LETTER = "dl-"
 """How the ids of dead letters' jobs begin; a bell's is 16 random characters without a hyphen."""
 
 
 def connect(url: str, socket_timeout: float = 2.0) -> redis.Redis:
     """A client that connects at its first command and tries each one once, in seconds."""
-    return redis.Redis.from_url(
+    return redislink.connect(
         url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=socket_timeout,
-        socket_connect_timeout=2.0,
+        timeout=socket_timeout,
+        connect_timeout=2.0,
+        connections=CONNECTIONS,
         health_check_interval=15,
     )
 

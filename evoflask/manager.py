@@ -20,7 +20,7 @@ from evoflask.configuration import Configuration, State
 from evoflask.envelope import Event
 from evoflask.errors import Conflict, NotFound, OutboxFull, Unauthorized, Unavailable
 from evoflask.ids import OPERATOR
-from evoflask.outbox import Appended, Limits, NewEntry, Outbox, verbs
+from evoflask.outbox import Appended, Copies, Limits, NewEntry, Outbox, verbs
 from evoflask.outbox.members import key_hash
 from evoflask.outbox.timetable import Timetable
 from evoflask.routing import Route, Rule
@@ -89,6 +89,7 @@ class EventManager:
         self._routes = Routes()
         self._configuration = changes or Configuration(outbox, settings)
         self.limits = limits_of(settings)
+        self._copies = Copies(settings.redis_wait_replicas, settings.redis_wait_seconds)
 
     # -- the seed's two verbs ----------------------------------------------------------------
 
@@ -226,18 +227,20 @@ class EventManager:
     def _append(
         self, route: Route, plan: Sequence[tuple[NewEntry, Any]], *, requeue: bool = False
     ) -> Appended:
-        answer = self.outbox.run(
-            verbs.append(
-                route.partition,
-                route.outbox,
-                route.revision,
-                route.epoch,
-                [entry for entry, _ in plan],
-                self.limits,
-                requeue=requeue,
-                name=route.name,
-            )
+        call = verbs.append(
+            route.partition,
+            route.outbox,
+            route.revision,
+            route.epoch,
+            [entry for entry, _ in plan],
+            self.limits,
+            requeue=requeue,
+            name=route.name,
         )
+        if self._copies.replicas:
+            answer = self.outbox.run_copied(call, self._copies)
+        else:
+            answer = self.outbox.run(call)
         if answer.status == "full":
             raise OutboxFull(
                 "The outbox is out of memory; nothing was accepted."

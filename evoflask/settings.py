@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from evoflask import redislink
 from evoflask.errors import Misconfigured
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -205,7 +206,6 @@ def _field(default: Any, about: About, *, secret: bool = False) -> Any:
 
 _OTHERS = ("global", "cli", "clock", "dashboard", "instance")
 """Names that stand for somebody else in the audit log."""
-_REDIS = ("redis", "rediss", "unix")
 _DATABASE = ("sqlite", "postgresql", "postgres")
 _NEXT_URL = re.compile(r",\s*(?=[a-z]+://)")
 """Between the URLs of several servers of one cluster."""
@@ -308,16 +308,36 @@ class Settings:
         "",
         About(
             "REDIS_URL",
-            "The outbox.",
-            url(*_REDIS),
+            "The outbox: `redis://`, `rediss://`, `unix://` or `redis+sentinel://`.",
+            redislink.check,
             default="the server that `make run` starts in the home",
         ),
         secret=True,
     )
     rq_redis_url: str = _field(
         "",
-        About("RQ_REDIS_URL", "RQ's bells.", url(*_REDIS), default="`REDIS_URL`"),
+        About("RQ_REDIS_URL", "RQ's bells.", redislink.check, default="`REDIS_URL`"),
         secret=True,
+    )
+    redis_wait_replicas: int = _field(
+        0,
+        About(
+            "REDIS_WAIT_REPLICAS",
+            "How many replicas of the outbox must have an event before it is answered 202; fewer "
+            "in time is a 503, and the event may or may not survive a failover. 0: a failover may "
+            "lose what the replicas did not have yet.",
+            whole(0, 10),
+            "replicas",
+        ),
+    )
+    redis_wait_seconds: float = _field(
+        1.0,
+        About(
+            "REDIS_WAIT_SECONDS",
+            "How long they may take.",
+            number(0.05, 1.5),
+            "s",
+        ),
     )
     database_url: str = _field(
         "",
@@ -974,9 +994,10 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """What must never be printed: the global key and what lets in inside URLs, as it is
         written there and decoded. The longest first: one may be a part of another."""
-        urls = [self.redis_url, self.rq_redis_url, self.database_url, self.rabbitmq_uri]
+        urls = [self.database_url, self.rabbitmq_uri]
         urls += [self.operator_webhook_url, self.outbound_proxy]
         found = {self.api_key, *(urlsplit(each).password or "" for each in urls)}
+        found |= redislink.secrets(self.redis_url) | redislink.secrets(self.rq_redis_url)
         found |= {self.operator_webhook_secret, *self.encryption_key}
         found |= {key for _, key in (*self.api_keys, *self.api_keys_read_only)}
         for option in urlsplit(self.database_url).query.split("&"):

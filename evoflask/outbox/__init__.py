@@ -4,7 +4,7 @@ keys.py draws the keys, one .lua file a verb, verbs.py calls them, client.py run
 It knows no sink, no row and no HTTP; it imports only `settings`, `errors` and below.
 """
 
-from evoflask.outbox.client import AsyncOutbox, Outbox, connect, connect_async
+from evoflask.outbox.client import AsyncOutbox, Copies, Outbox, connect, connect_async
 from evoflask.outbox.verbs import (
     Appended,
     Configured,
@@ -23,6 +23,7 @@ __all__ = [
     "Appended",
     "AsyncOutbox",
     "Configured",
+    "Copies",
     "Ended",
     "Held",
     "LaneConfig",

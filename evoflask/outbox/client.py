@@ -11,16 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import hiredis
 import redis
 import redis.asyncio
 from redis import exceptions
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from evoflask import redislink
 from evoflask.errors import OutboxDown, OutboxFull
 from evoflask.outbox import keys, verbs
 from evoflask.outbox.verbs import Call, Script
@@ -43,13 +42,8 @@ TIMEOUT = 2.0
 
 def connect(url: str, *, timeout: float = TIMEOUT, connections: int = 64) -> redis.Redis:
     """A client of the synchronous side; connects to nothing yet."""
-    return redis.Redis.from_url(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        max_connections=connections,
-        protocol=2,
+    return redislink.connect(
+        url, timeout=timeout, connect_timeout=timeout, connections=connections, protocol=2
     )
 
 
@@ -57,16 +51,15 @@ def connect_async(
     url: str, *, timeout: float = TIMEOUT, connections: int = 16
 ) -> redis.asyncio.Redis:
     """A client of the drain; connects to nothing yet. Callers beyond `connections` wait."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        retry=AsyncRetry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        max_connections=connections,
-        timeout=timeout,
-        protocol=2,
-    )
-    return redis.asyncio.Redis(connection_pool=pool)
+    return redislink.connect_async(url, timeout=timeout, connections=connections, protocol=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """How many replicas must have what was accepted, and the seconds that they get for it."""
+
+    replicas: int
+    seconds: float
 
 
 def translate(error: exceptions.RedisError | OSError) -> OutboxDown | OutboxFull:
@@ -75,6 +68,8 @@ def translate(error: exceptions.RedisError | OSError) -> OutboxDown | OutboxFull
         return OutboxFull("the outbox is out of memory; nothing was accepted")
     if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error):
         return OutboxDown("the outbox is read-only; nothing was accepted")
+    if str(error).startswith("NOREPLICAS"):
+        return OutboxDown("the outbox has too few replicas; nothing was accepted")
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         return OutboxDown("the outbox did not answer in time; repeat with the same id")
     if isinstance(error, exceptions.ConnectionError | OSError):
@@ -105,6 +100,33 @@ class Outbox:
             except exceptions.NoScriptError:
                 self.redis.script_load(call.script.text)
                 answer = self.redis.evalsha(call.script.sha, 1, call.prefix, *call.args)
+        return call.read(answer)
+
+    def run_copied(self, call: Call[T], copies: Copies) -> T:
+        """`run`, and then until so many replicas have it.
+
+        Raises OutboxDown also when fewer said so in time: the verb ran, and a failover may lose
+        it. The mark is written behind a verb that wrote nothing too: what it found, an event that
+        was accepted before, may be what the replicas do not have yet, and WAIT is about the last
+        write of its own connection.
+        """
+        mark = keys.copied(call.prefix)
+        wait = ("WAIT", copies.replicas, round(copies.seconds * 1000))
+        with translated():
+            for _ in range(2):
+                pipe = self.redis.pipeline(transaction=False)
+                pipe.evalsha(call.script.sha, 1, call.prefix, *call.args)
+                pipe.set(mark, 1)
+                pipe.execute_command(*wait)
+                answer, marked, have = pipe.execute(raise_on_error=False)
+                if not isinstance(answer, exceptions.NoScriptError):
+                    break
+                self.redis.script_load(call.script.text)
+            for each in (answer, marked, have):
+                if isinstance(each, Exception):
+                    raise each
+        if have < copies.replicas:
+            raise OutboxDown("too few replicas hold it; repeat with the same id")
         return call.read(answer)
 
     def partitions(self, at_least: int) -> list[int]:

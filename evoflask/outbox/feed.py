@@ -13,9 +13,8 @@ from itertools import accumulate
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from evoflask import redislink
 from evoflask.outbox import keys
 from evoflask.outbox.client import TIMEOUT, Outbox, translated
 
@@ -280,14 +279,12 @@ def _after(r: Any, partition: int, mark: Mark) -> Any:
 
 def _pooled(url: str, timeout: float, connections: int, name: str) -> redis.Redis:
     """A client whose callers wait for a connection; connects to nothing yet."""
-    pool = redis.BlockingConnectionPool.from_url(
+    return redislink.connect(
         url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=TIMEOUT,
-        max_connections=connections,
-        timeout=TIMEOUT,
+        timeout=timeout,
+        connect_timeout=TIMEOUT,
+        connections=connections,
+        wait=TIMEOUT,
         client_name=name,
         protocol=2,
     )
-    return redis.Redis(connection_pool=pool)

@@ -37,6 +37,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:fed               string   lines the feed ever had: a reader sees that it missed some
     evo:{pN}:attempts          stream   batches of attempts until the clock has written their rows
     evo:{pN}:logging           string   bytes of these batches
+    evo:{pN}:copied            string   written before replicas are waited for
     evo:{pN}:wake              channel  sinks, or sinks and lanes, with something new
     evo:partitions             set      partitions in use
     evo:clock                  string   who does the chores (expires)
@@ -68,3 +69,8 @@ def body(partition: int, i: str, entry: str) -> str:
 def of(partition: int, name: str) -> str:
     """A key of the partition by its name in the drawing, `due:webhook`."""
     return f"{prefix(partition)}{name}"
+
+
+def copied(prefix: str) -> str:
+    """By the prefix that a call carries."""
+    return f"{prefix}copied"
