@@ -51,8 +51,7 @@ workers = _settings.web_concurrency
 threads = _settings.web_threads + _settings.websocket_max_clients
 worker_connections = _settings.web_connections + threads
 allow_files(worker_connections)
-# A platform kills 30 s after its SIGTERM.
-graceful_timeout = 25
+graceful_timeout = _settings.grace_seconds
 timeout = 60
 keepalive = _settings.web_idle_seconds
 # Heartbeats of the workers are writes to a file: not on a disk that may stall.

@@ -319,6 +319,27 @@ class Settings:
         About("RQ_REDIS_URL", "RQ's bells.", redislink.check, default="`REDIS_URL`"),
         secret=True,
     )
+    grace_seconds: int = _field(
+        25,
+        About(
+            "GRACE_SECONDS",
+            "How long web and worker may take to end after a SIGTERM: requests and deliveries "
+            "under way are finished, sockets closed with a code. The clock ends within two. What "
+            "kills them must wait longer.",
+            whole(5, 600),
+            "s",
+        ),
+    )
+    heartbeat_file: Path | None = _field(  # noqa: RUF009 - as above
+        None,
+        About(
+            "HEARTBEAT_FILE",
+            "A file that worker and clock touch each second while their loops turn, for "
+            "`python -m workers.alive`; one for each process, on no disk (`/dev/shm`).",
+            Path,
+            default="none",
+        ),
+    )
     redis_wait_replicas: int = _field(
         0,
         About(

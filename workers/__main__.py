@@ -1,7 +1,7 @@
 """`python -m workers [sink ...]`: a worker for these sinks, or for all that have lanes.
 
 Non-forking: the loop and its connections outlive the jobs. SIGTERM or SIGINT ends it with
-status 0 within 25 seconds; a second one at once.
+status 0 within `GRACE_SECONDS`; a second one at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     _allow_files()
     jobs.requeue = Letters(settings).requeue
     try:
-        return Shell(Fleet(settings, served), settings.rq_redis_url, served).run()
+        fleet = Fleet(settings, served)
+        grace, file = settings.grace_seconds, settings.heartbeat_file
+        return Shell(fleet, settings.rq_redis_url, served, grace, file).run()
     finally:
         traces.close()
 

@@ -23,10 +23,13 @@ from evoflask import vault
 from evoflask.errors import Misconfigured
 from evoflask.log import Repeats
 from evoflask.settings import Settings
+from workers import heartbeat
 
 log = logging.getLogger("evoflask.clock")
 
 EVERY = 1.0
+PATIENCE = 60.0
+"""Seconds that one round of chores may take before the clock counts as hanging."""
 LOOK = 0.2
 """Seconds between looks for an operation that may go on."""
 REST = 0.5
@@ -91,6 +94,11 @@ class Clock:
         self._chores: Chores | None = None
         self._failures = Repeats(log, expected=(redis.RedisError,))
         self._stopping = False
+        self._turned = time.monotonic()
+
+    def responds(self) -> bool:
+        """Whether it turned lately. Chores may wait for a Redis and a database that hang."""
+        return time.monotonic() - self._turned < PATIENCE
 
     def run(self) -> int:
         """Ticks until a signal; the exit status."""
@@ -99,7 +107,7 @@ class Clock:
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         log.info("clock started")
         while not self._stopping:
-            began = time.monotonic()
+            began = self._turned = time.monotonic()
             self._tick()
             while not self._stopping and time.monotonic() - began < EVERY:
                 time.sleep(0.05)
@@ -132,7 +140,9 @@ def main() -> int:
     from evoflask.delivery import chores, operator
 
     Beside(lambda: operator.Operator(settings)).start()
-    return Clock(lambda: chores.Chores(settings)).run()
+    clock = Clock(lambda: chores.Chores(settings))
+    heartbeat.beat(settings.heartbeat_file, clock.responds)
+    return clock.run()
 
 
 if __name__ == "__main__":

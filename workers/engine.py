@@ -22,6 +22,9 @@ log = logging.getLogger("evoflask.worker")
 SILENCE = 10.0
 """Seconds without a word of RQ's Redis after which bells count as lost."""
 
+PULSE = 5.0
+"""Seconds that the loops may take to turn once."""
+
 LOOK_EVERY = 5.0
 """Seconds between looks while they do."""
 
@@ -34,6 +37,9 @@ class Draining(Protocol):
 
     async def drain_until_quiet(self, max_seconds: float, quiet_seconds: float) -> None:
         """Works until nothing was due for `quiet_seconds`, at most `max_seconds`."""
+
+    async def pulse(self) -> None:
+        """Returns when whatever loops it has of its own have turned once."""
 
     async def stop(self, grace: float) -> None:
         """Ends `drain_until_quiet` and lets what is under way end, at most `grace` seconds."""
@@ -72,6 +78,19 @@ class Engine:
         work = self._turn(max_seconds, quiet_seconds)
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
         self.heard()
+
+    def responds(self) -> bool:
+        """Whether all loops turn. Takes `PULSE` seconds at most."""
+        try:
+            work = asyncio.run_coroutine_threadsafe(self._drain.pulse(), self._loop)
+        except RuntimeError:  # it ended
+            return False
+        try:
+            work.result(PULSE)
+        except Exception:
+            work.cancel()
+            return False
+        return True
 
     def stop(self, grace: float) -> None:
         """Asks the drain to end within `grace` seconds, and returns at once."""

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
@@ -20,16 +21,16 @@ from rq.worker import DequeueStrategy, WorkerStatus
 from evoflask import bell
 from evoflask.ids import random_id
 from evoflask.log import Repeats
-from workers import jobs
+from workers import heartbeat, jobs
 from workers.engine import Draining, Engine
 
 log = logging.getLogger("evoflask.worker")
 
-GRACE = 20.0
-"""Seconds for deliveries under way after a SIGTERM."""
+DELIVERIES = 0.7
+"""Of `GRACE_SECONDS`, for deliveries under way after a SIGTERM; a second more for all else."""
 
-LIMIT = 24
-"""Seconds after a SIGTERM at which the process ends whatever hangs; a platform gives 30."""
+LIMIT = 0.96
+"""Of it, after which the process ends whatever hangs."""
 
 TTL = 20
 """RQ blocks for `TTL - 15` seconds a turn and lets its socket wait ten more: a Redis that
@@ -98,8 +99,17 @@ class BellWorker(SimpleWorker):
 class Shell:
     """The process: its signals, and RQ in a loop that outlives RQ's Redis."""
 
-    def __init__(self, drain: Draining, rq_redis_url: str, served: Sequence[str]) -> None:
+    def __init__(
+        self,
+        drain: Draining,
+        rq_redis_url: str,
+        served: Sequence[str],
+        grace: float,
+        heartbeat_file: Path | None = None,
+    ) -> None:
         self._served = served
+        self._grace = grace
+        self._heartbeat_file = heartbeat_file
         self._connection = bell.connect(rq_redis_url)
         self._engine = Engine(drain)
         self._worker: BellWorker | None = None
@@ -112,9 +122,10 @@ class Shell:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_alarm)
         self._engine.start()
+        heartbeat.beat(self._heartbeat_file, self._engine.responds)
         log.info("worker started", extra={"sinks": ",".join(self._served)})
         self._listen()
-        ended = self._engine.join(LIMIT)
+        ended = self._engine.join(LIMIT * self._grace)
         log.info("worker ended", extra={"in_order": ended})
         return 0 if ended else 1
 
@@ -146,8 +157,8 @@ class Shell:
                 os._exit(128 + number)
             return
         self._asked = now
-        signal.alarm(LIMIT)
-        self._engine.stop(GRACE)
+        signal.setitimer(signal.ITIMER_REAL, LIMIT * self._grace)
+        self._engine.stop(DELIVERIES * self._grace)
         if self._worker:
             self._worker.end()
 

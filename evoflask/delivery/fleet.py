@@ -43,6 +43,10 @@ def _raise(results: Sequence[BaseException | None]) -> None:
             raise result
 
 
+async def _nothing() -> None:
+    pass
+
+
 class _Berth:
     """A drain, its loop and its thread."""
 
@@ -138,6 +142,10 @@ class Fleet:
                 await asyncio.sleep(wait)
             finally:
                 self._failing.discard(berth.name)
+
+    async def pulse(self) -> None:
+        """Returns when every loop has turned once."""
+        await asyncio.gather(*(berth.run(_nothing()) for berth in self._berths if berth.started))
 
     async def stop(self, grace: float) -> None:
         """As `Drain.stop`, all at once; then their threads end."""

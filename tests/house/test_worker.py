@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -20,7 +21,8 @@ from evoflask.dev.redis_server import RedisServer
 
 # One write a note: what the log says at the same moment must not land inside.
 WORKER = """
-import asyncio, sys, time
+import asyncio, os, sys, time
+from pathlib import Path
 from evoflask import log
 from workers.worker import Shell
 
@@ -48,13 +50,18 @@ class Drain:
         except asyncio.TimeoutError:
             pass
         note("quiet")
+    async def pulse(self):
+        if self.stubborn:
+            await asyncio.sleep(600)
     async def stop(self, grace):
         note("stop", grace)
         self.ended.set()
 
 log.configure("info")
 url, work, stubborn, *sinks = sys.argv[1:]
-sys.exit(Shell(Drain(url, work, stubborn), url, sinks or ["webhook"]).run())
+grace, file = float(os.environ.get("GRACE", "25")), os.environ.get("HEARTBEAT_FILE")
+drain = Drain(url, work, stubborn)
+sys.exit(Shell(drain, url, sinks or ["webhook"], grace, Path(file) if file else None).run())
 """
 
 CLOCK = """
@@ -85,11 +92,12 @@ def start(tmp_path: Path, root: Path) -> Start:
     """Starts a program with arguments, in the project's folder."""
     count = 0
 
-    def begin(code: str, *arguments: str) -> Process:
+    def begin(code: str, *arguments: str, **env: str) -> Process:
         nonlocal count
         count += 1
         command = [sys.executable, "-c", code, *arguments]
-        return Process(command, cwd=root, log=tmp_path / f"log{count}", name="shell")
+        log = tmp_path / f"log{count}"
+        return Process(command, cwd=root, log=log, name="shell", env=dict(os.environ) | env)
 
     return begin
 
@@ -181,7 +189,7 @@ def test_an_idle_worker_ends_at_once(
         process.send(number)
 
         assert process.wait(3) == 0
-    assert "stop 20.0" in notes(process)
+    assert "stop 17.5" in notes(process)
     assert Worker.count(connection=redis_client) == 0
 
 
@@ -195,7 +203,7 @@ def test_a_worker_that_drains_stops_the_drain_and_deregisters(
         process.send(signal.SIGTERM)
 
         assert process.wait(5) == 0
-    assert notes(process)[-2:] == ["stop 20.0", "quiet"]
+    assert notes(process)[-2:] == ["stop 17.5", "quiet"]
     assert jobs(redis_client) == []
     assert Worker.count(connection=redis_client) == 0
 
@@ -216,18 +224,65 @@ def test_a_second_signal_ends_a_hanging_worker_at_once(
         assert process.wait(2) == 128 + signal.SIGTERM
 
 
-@pytest.mark.slow
-@pytest.mark.beside
-def test_a_hanging_worker_ends_within_25_seconds_of_the_first_signal(
+def test_a_hanging_worker_ends_within_its_grace_of_the_first_signal(
     start: Start, redis_url: str, redis_client: redis.Redis
 ) -> None:
-    with start(WORKER, redis_url, "0", "stubborn") as process:
+    with start(WORKER, redis_url, "0", "stubborn", GRACE="5") as process:
         bell.ring(redis_client, "webhook")
         wait_for(lambda: "drain 60.0" in notes(process))
 
         process.send(signal.SIGTERM)
 
-        assert process.wait(25) == 1
+        assert process.wait(5) == 1
+
+
+def beats(file: Path) -> bool:
+    """Whether it is touched once more."""
+    before = file.stat().st_mtime_ns
+    with contextlib.suppress(TimeoutError):
+        wait_for(lambda: file.stat().st_mtime_ns > before, 3)
+    return file.stat().st_mtime_ns > before
+
+
+def test_a_worker_shows_that_it_lives_also_without_redis(start: Start, tmp_path: Path) -> None:
+    file, url = tmp_path / "beat", f"unix://{tmp_path}/none.sock"
+    with start(WORKER, url, "0", "-", HEARTBEAT_FILE=str(file)):
+        wait_for(file.exists)
+
+        assert beats(file)
+
+
+def test_a_worker_whose_loops_stand_still_shows_it(start: Start, tmp_path: Path) -> None:
+    file, url = tmp_path / "beat", f"unix://{tmp_path}/none.sock"
+    file.touch()
+    with start(WORKER, url, "0", "stubborn", HEARTBEAT_FILE=str(file)) as process:
+        wait_for(lambda: "start" in notes(process))
+
+        assert not beats(file)
+
+
+@pytest.mark.parametrize(
+    ("age", "status", "words"), [(0, 0, ""), (29, 0, ""), (100, 1, "was not touched for 100 s")]
+)
+def test_whoever_asks_hears_how_old_the_last_sign_of_life_is(
+    start: Start, tmp_path: Path, age: float, status: int, words: str
+) -> None:
+    file = tmp_path / "beat"
+    file.touch()
+    now = time.time()
+    os.utime(file, (now - age, now - age))
+    ask = "import runpy; runpy.run_module('workers.alive', run_name='__main__')"
+    with start(ask, HEARTBEAT_FILE=str(file)) as process:
+        assert process.wait(10) == status
+    assert words in process.output()
+
+
+@pytest.mark.parametrize("file", ["", "/nowhere/beat"])
+def test_no_sign_of_life_at_all_is_no_life(start: Start, file: str) -> None:
+    ask = "import runpy; runpy.run_module('workers.alive', run_name='__main__')"
+    with start(ask, HEARTBEAT_FILE=file) as process:
+        assert process.wait(10) == 1
+    assert "evoflask: " in process.output()
 
 
 def test_a_worker_without_rqs_redis_goes_on_looking_and_takes_bells_when_it_is_back(
@@ -263,7 +318,7 @@ def test_a_drain_is_not_stopped_before_it_is_started(start: Start, tmp_path: Pat
         process.send(signal.SIGTERM)
 
         assert process.wait(5) == 0
-    assert notes(process) == ["starting", "start", "stop 20.0"]
+    assert notes(process) == ["starting", "start", "stop 17.5"]
 
 
 def test_a_drain_that_cannot_start_is_started_again_and_never_stopped(
