@@ -8,6 +8,7 @@
     ├── Conflict            409  the thing is in a state that forbids it
     ├── NameTaken           403  the name of an instance is in use (Evolution API's status)
     ├── TooMany             429  of something that one may have so many of; `retry_after` seconds
+    │   ├── TooFast              an instance's events come faster than they may
     │   └── TooManyFailures      wrong keys came from this address
     ├── TooLarge            413  body or batch over its limit
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
@@ -23,6 +24,7 @@ else turns an error into an answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -66,6 +68,14 @@ class TooMany(EvoflaskError):
 
     status = 429
     retry_after: int = 60
+
+
+class TooFast(TooMany):
+    """`wait`: seconds until the same would pass."""
+
+    def __init__(self, wait: float, *messages: str) -> None:
+        super().__init__(*messages)
+        self.retry_after = max(1, math.ceil(wait))
 
 
 class TooManyFailures(TooMany):

@@ -18,7 +18,7 @@ import redis
 from evoflask import bell, configuration, envelope, routing, traces
 from evoflask.configuration import Configuration, State
 from evoflask.envelope import Event
-from evoflask.errors import Conflict, NotFound, OutboxFull, Unauthorized, Unavailable
+from evoflask.errors import Conflict, NotFound, OutboxFull, TooFast, Unauthorized, Unavailable
 from evoflask.ids import OPERATOR
 from evoflask.outbox import Appended, Copies, Limits, NewEntry, Outbox, verbs
 from evoflask.outbox.members import key_hash
@@ -89,6 +89,8 @@ class EventManager:
         self._routes = Routes()
         self._configuration = changes or Configuration(outbox, settings)
         self.limits = limits_of(settings)
+        self._unhurried = replace(self.limits, events_per_second=0)
+        """For what was accepted before, and what we say ourselves."""
         self._copies = Copies(settings.redis_wait_replicas, settings.redis_wait_seconds)
 
     # -- the seed's two verbs ----------------------------------------------------------------
@@ -136,7 +138,7 @@ class EventManager:
     def accept(self, name: str, events: Sequence[Event], may: May) -> list[Accepted]:
         """Accept events of one instance in one append: all of them, or none.
 
-        Raises `NotFound`, `Unauthorized`, `OutboxFull`, `OutboxDown`, `DatabaseDown`.
+        Raises `NotFound`, `Unauthorized`, `TooFast`, `OutboxFull`, `OutboxDown`, `DatabaseDown`.
         """
         if name == OPERATOR:
             raise _refusal(name, may)
@@ -227,13 +229,14 @@ class EventManager:
     def _append(
         self, route: Route, plan: Sequence[tuple[NewEntry, Any]], *, requeue: bool = False
     ) -> Appended:
+        ours = requeue or route.name == OPERATOR
         call = verbs.append(
             route.partition,
             route.outbox,
             route.revision,
             route.epoch,
             [entry for entry, _ in plan],
-            self.limits,
+            self._unhurried if ours else self.limits,
             requeue=requeue,
             name=route.name,
         )
@@ -241,6 +244,12 @@ class EventManager:
             answer = self.outbox.run_copied(call, self._copies)
         else:
             answer = self.outbox.run(call)
+        if answer.status == "limited":
+            raise TooFast(
+                answer.wait,
+                f"The instance's events come faster than {self.limits.events_per_second:g} a "
+                "second; nothing was accepted.",
+            )
         if answer.status == "full":
             raise OutboxFull(
                 "The outbox is out of memory; nothing was accepted."
@@ -279,6 +288,8 @@ def limits_of(settings: Settings) -> Limits:
         retain_seconds=settings.outbox_retain_seconds,
         lane_entries=settings.lane_backlog_entries,
         lane_bytes=settings.lane_backlog_bytes,
+        events_per_second=settings.max_events_per_second,
+        burst=settings.max_events_burst,
     )
 
 

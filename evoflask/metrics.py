@@ -72,6 +72,7 @@ def _events(totals: Totals) -> Iterator[Metric]:
     for name, words in (
         ("accepted", "Events that were accepted and that at least one subscription wanted."),
         ("unwanted", "Events that were accepted and that nobody wanted."),
+        ("limited", "Events refused because their instance sent more than it may a second."),
         ("duplicates", "Events whose id had been accepted before."),
     ):
         count = totals.counters.get(name, 0)

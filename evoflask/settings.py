@@ -515,6 +515,26 @@ class Settings:
             "subscriptions",
         ),
     )
+    max_events_per_second: float = _field(
+        0.0,
+        About(
+            "MAX_EVENTS_PER_SECOND",
+            "How many events of one instance are accepted a second, by all processes together; "
+            "more are refused, 429 with `Retry-After`. Repeats of an id, requeued letters and "
+            "replays do not count. 0: no limit.",
+            number(0, 1_000_000),
+            "events/s",
+        ),
+    )
+    max_events_burst: int = _field(
+        1_000,
+        About(
+            "MAX_EVENTS_BURST",
+            "How many of these may come at once, after a time with fewer.",
+            whole(100, 10_000_000),
+            "events",
+        ),
+    )
     max_url_length: int = _field(
         2_048,
         About("MAX_URL_LENGTH", "Longest URL of a webhook.", whole(16, 2_048), "characters"),

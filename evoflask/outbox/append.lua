@@ -14,17 +14,39 @@
 -- ARGV: i, revision, epoch, mode (routed|requeued), bytes of the call, inline limit,
 --       seen ms, seen ids, retain entries, retain ms, soft share, hard share (of maxmemory),
 --       entries a lane, bytes a lane, the instance's name, lines of the feed,
+--       events a second (0: any number), how many may come at once,
 --       then for each event: id, given (1|0), event, meta, data, size, to, websockets (1|0)
 
 local i, revision, epoch, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local bytes, inline = tonumber(ARGV[5]), tonumber(ARGV[6])
 local seen_ms, seen_ids = tonumber(ARGV[7]), tonumber(ARGV[8])
-local HEAD, STEP = 16, 8
+local rate, burst = tonumber(ARGV[17]), tonumber(ARGV[18])
+local HEAD, STEP = 18, 8
 
-local c = call('HMGET', P .. 'config:' .. i, 'revision', 'epoch', 'gone', 'ws')
+local c = call('HMGET', P .. 'config:' .. i, 'revision', 'epoch', 'gone', 'ws', 'paid')
 if not c[1] or c[3] then return { 'unknown' } end
 if c[1] ~= revision or c[2] ~= epoch then return { 'stale' } end
 if not ARGV[HEAD + 1] then return { 'ok', {}, {} } end
+
+-- The instance's rate, by the generic cell rate algorithm (ITU-T I.371): `paid` is the date up to
+-- which what came is paid for, and it may be so far ahead as a burst is long. One date for all
+-- processes, so it does not matter which of them is asked. Repeats are free: they append nothing.
+local paid = nil
+if rate > 0 then
+  local n = 0
+  for a = HEAD + 1, #ARGV, STEP do
+    local known = ARGV[a + 1] == '1' and call('ZSCORE', P .. 'seen:' .. i, ARGV[a])
+    if not (known and tonumber(known) > NOW - seen_ms) then n = n + 1 end
+  end
+  -- A clock that was set back must not make anybody wait longer than a burst.
+  local from = math.max(NOW, math.min(tonumber(c[5] or 0), NOW + burst * 1000 / rate))
+  paid = from + n * 1000 / rate
+  local early = paid - NOW - burst * 1000 / rate
+  if n > 0 and early > 0 then
+    call('HINCRBY', P .. 'totals', 'limited', n)
+    return { 'limited', math.ceil(early) }
+  end
+end
 
 -- Which lanes, and what comes to each.
 local lanes, order, unwanted, wanted = {}, {}, 0, false
@@ -61,6 +83,8 @@ if wanted then
     end
   end
 end
+
+if paid then call('HSET', P .. 'config:' .. i, 'paid', string.format('%.17g', paid)) end
 
 local duplicates, kept, accepted, given_ids = {}, 0, 0, 0
 local numbered, told, first, last = tonumber(c[4] or 0), 0, nil, nil

@@ -7,7 +7,7 @@ are milliseconds of Redis' clock, as stream ids are.
     key                        type     holds
     evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, ws, data
     evo:{pN}:body:<i>:<entry>  string   data above INLINE_BODY_BYTES; goes with its entry
-    evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept, ws; gone = a tombstone
+    evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept, ws, paid, or gone
     evo:{pN}:seen:<i>          zset     caller-given ids by when they were accepted
     evo:{pN}:waiting:<s>       zset     the lane: every entry not settled; 0 = new, else next try
     evo:{pN}:tries:<s>         hash     entries that failed: how often

@@ -99,13 +99,17 @@ class Limits:
     hard_share: float = 0.95
     lane_entries: int = 1_000_000
     lane_bytes: int = 256 * 1024 * 1024
+    events_per_second: float = 0
+    """Of an instance; 0: any number."""
+    burst: int = 1
+    """Events that may come at once."""
     feed_lines: int = FEED_LINES
     """About so many lines of the feed are kept, per partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`status`: ok, unknown (no such instance), stale (another revision), full."""
+    """`status`: ok, unknown (no such instance), stale (another revision), full, limited."""
 
     status: str
     full: str = ""
@@ -114,12 +118,16 @@ class Appended:
     """Positions in the call whose id was accepted before."""
     bells: Sequence[str] = ()
     """Sinks that nobody drains: ring for them."""
+    wait: float = 0
+    """limited: seconds until the same call would pass."""
 
 
 def _read_append(answer: Any) -> Appended:
     status = _text(answer[0])
     if status == "full":
         return Appended(status, full=_text(answer[1]))
+    if status == "limited":
+        return Appended(status, wait=int(answer[1]) / 1000)
     if status != "ok":
         return Appended(status)
     return Appended(status, "", frozenset(answer[1]), [_text(b) for b in answer[2]])
@@ -155,6 +163,8 @@ def append(
         limits.lane_bytes,
         name,
         limits.feed_lines,
+        limits.events_per_second,
+        limits.burst,
     ]
     for e in entries:
         to = " ".join(f"{lane}:{key}" for lane, key in e.to)

@@ -10,9 +10,10 @@ under test read a key instead of TIME, and number entries by it.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
@@ -149,6 +150,8 @@ class Instance:
     i: str
     revision: int = 1
     lanes: dict[str, Lane] = field(default_factory=dict)
+    paid: float = 0
+    """Up to when what came is paid for, milliseconds."""
     told: list[str] = field(default_factory=list)
     """Ids of the events that websockets get, in order."""
 
@@ -179,6 +182,8 @@ class World:
             seen_ids=20,
             retain_entries=self.luck.choice([0, 3, 20]),
             retain_seconds=self.luck.choice([5, 60]),
+            events_per_second=self.luck.choice([0, 0, 0.3, 7]),
+            burst=self.luck.choice([4, 9]),
         )
         self.backlog = Backlog(self.luck.choice([200.0, 1e6]), self.luck.choice([6, 10_000]), 10**9)
         self.instances: dict[str, Instance] = {}
@@ -285,15 +290,19 @@ class World:
             ws = self.luck.random() < 0.3
             entries.append(NewEntry(event_id, given, "CALL", b"{}", data, tuple(to.items()), ws))
             plan.append((event_id, to))
-            if ws:
-                i.told.append(event_id)
         told = sum(entry.ws for entry in entries)
         if self.luck.random() < 0.1:
             stale = verbs.append(P, i.i, i.revision - 1, EPOCH, entries, self.limits)
             assert self.outbox.run(stale).status == "stale"
         answer = self.outbox.run(verbs.append(P, i.i, i.revision, EPOCH, entries, self.limits))
+        wait = self.pay(i, len(entries))
+        if wait > 0:
+            assert (answer.status, answer.wait) == ("limited", math.ceil(wait) / 1000)
+            self.check_feed(i, 0)
+            return
         assert answer.status == "ok"
         assert not answer.duplicates
+        i.told += [entry.id for entry in entries if entry.ws]
         self.appended(i, plan, requeued=False)
         self.check_feed(i, told)
         if self.luck.random() < 0.2:  # the answer was lost: repeated with the same ids
@@ -301,6 +310,18 @@ class World:
             answer = self.outbox.run(verbs.append(P, i.i, i.revision, EPOCH, again, self.limits))
             assert answer.duplicates == frozenset(range(len(again)))
             self.check_feed(i, 0)
+
+    def pay(self, i: Instance, n: int) -> float:
+        """Milliseconds that so many events come too early; 0: they are paid for now."""
+        rate, burst = self.limits.events_per_second, self.limits.burst
+        if not rate:
+            return 0
+        ahead = burst * 1000 / rate
+        paid = max(self.now, min(i.paid, self.now + ahead)) + n * 1000 / rate
+        if (early := paid - self.now - ahead) > 0:
+            return early
+        i.paid = paid
+        return 0
 
     def check_feed(self, i: Instance, told: int) -> None:
         """One line for a call that websockets get something of, with what they get; none for
@@ -356,7 +377,8 @@ class World:
             NewEntry(event_id, False, "CALL", b"{}", b"1", ((lane.s, key),))
             for event_id, key in events
         ]
-        call = verbs.append(P, i.i, i.revision, EPOCH, entries, self.limits, requeue=True)
+        limits = replace(self.limits, events_per_second=0)
+        call = verbs.append(P, i.i, i.revision, EPOCH, entries, limits, requeue=True)
         assert self.outbox.run(call).status == "ok"
         self.appended(i, [(event_id, {lane.s: key}) for event_id, key in events], requeued=True)
 

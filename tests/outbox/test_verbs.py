@@ -134,6 +134,41 @@ def test_what_is_beyond_the_window_of_ids_is_forgotten_oldest_first(outbox: Outb
     assert answer.duplicates == {1}
 
 
+def test_events_beyond_an_instances_rate_are_refused_whole_and_told_when_they_may_come(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    allowed = {"events_per_second": 0.1, "burst": 3}
+    first = append(outbox, entry(0, given=True), entry(1), **allowed)
+
+    refused = append(outbox, entry(2), entry(3), **allowed)
+    repeat = append(outbox, entry(0, given=True), entry(2), **allowed)
+    late = append(outbox, entry(3), **allowed)
+
+    assert (first.status, refused.status) == ("ok", "limited")
+    assert 9 < refused.wait <= 10
+    assert (repeat.status, repeat.duplicates) == ("ok", {0})
+    assert late.status == "limited"
+    assert [f[b"id"] for _, f in redis_client.xrange(keys.outbox(0, "i1"))] == [
+        b"id0",
+        b"id1",
+        b"id2",
+    ]
+    assert outbox.run(verbs.look(0, ["s1"]))[0].waiting == 3
+    assert redis_client.hget(keys.of(0, "totals"), "limited") == b"3"
+
+
+def test_a_rate_that_was_paid_far_ahead_makes_nobody_wait_longer_than_a_burst(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    """Redis' clock was set back, or the operator took a smaller rate back."""
+    redis_client.hset(keys.of(0, "config:i1"), "paid", 9e15)
+
+    answer = append(outbox, entry(0), events_per_second=10, burst=100)
+
+    assert answer.status == "limited"
+    assert answer.wait <= 0.1
+
+
 def test_a_full_redis_refuses_an_append_whole_and_lets_the_backlog_go(
     outbox: Outbox, redis_client: redis.Redis
 ) -> None:

@@ -144,3 +144,45 @@ def test_creators_side_by_side_make_no_more_than_there_may_be(limited: Limited) 
 
     assert sorted(answers) == [201] * 4 + [409] * 12
     assert Instance.select().where(Instance.deleted_at.is_null()).count() == 5
+
+
+def emit(call: Callable[..., TestResponse], *ids: str) -> TestResponse:
+    events = [{"event": "CALL", "id": each, "data": {}} for each in ids]
+    return call("POST", "/event/emit/a", events if len(events) > 1 else events[0])
+
+
+def test_events_beyond_the_rate_of_their_instance_are_429_in_every_process(
+    limited: Limited,
+) -> None:
+    rate = {"max_events_per_second": 0.01, "max_events_burst": 100}
+    one, other = limited(**rate), limited(create=False, **rate)
+    assert other("POST", "/instance/create", {"instanceName": "b"}).status_code == 201
+    assert one("POST", "/websocket/set/a", {"websocket": {"enabled": True}}).status_code == 201
+    assert emit(one, *(f"e{n}" for n in range(99))).status_code == 202
+
+    last, more = emit(other, "e99"), emit(one, "e100")
+
+    assert last.status_code == 202
+    status, [sentence] = said(more)
+    assert (status, sentence) == (
+        429,
+        "The instance's events come faster than 0.01 a second; nothing was accepted.",
+    )
+    assert 90 <= int(more.headers["Retry-After"]) <= 100
+    assert emit(one, "e5").json["duplicate"] is True  # type: ignore[index]
+    free = other("POST", "/event/emit/b", {"event": "CALL", "data": {}})
+    assert free.status_code == 202
+
+
+def test_of_a_batch_beyond_the_rate_what_fits_is_kept_and_the_end_is_told(
+    limited: Limited,
+) -> None:
+    call = limited(max_events_per_second=0.01, max_events_burst=100)
+
+    answer = emit(call, *(f"e{n}" for n in range(150)))
+
+    assert answer.status_code == 202
+    assert answer.json is not None
+    assert answer.json["accepted"] == 100
+    assert answer.json["stopped"]["at"] == 100
+    assert answer.json["stopped"]["status"] == 429
