@@ -1,0 +1,254 @@
+"""Fields and validators: as strict as JSON is, where marshmallow would take "yes" for true."""
+
+from __future__ import annotations
+
+import base64 as b64
+import binascii
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from marshmallow import ValidationError, fields, validate
+
+from evoflask import events, masks
+from evoflask.ids import NAME
+from evoflask.net import guard
+from evoflask.schemas.faults import shown
+
+_MAX_URL: Final = 2048
+_MAX_HEADERS: Final = 50
+_MAX_HEADER_VALUE: Final = 4096
+MAX_EVENTS: Final = 1_000
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}", re.ASCII)
+_HOST: Final = re.compile(r"[A-Za-z0-9._\-]{1,253}", re.ASCII)
+_EXCHANGE: Final = re.compile(r"[A-Za-z0-9\-_.:]{1,127}", re.ASCII)
+_SUBJECT: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
+TOKEN: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
+NUMBER: Final = re.compile(r"[0-9]+[.@\w\-]*", re.ASCII)
+_ORDER_BY: Final = re.compile(r"data(\.[^.\x00-\x1f\x7f-\x9f]+)*")
+
+
+class Flag(fields.Boolean):
+    """`true` or `false`, nothing that resembles them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Whole(fields.Integer):
+    """A JSON number without a fraction."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Seconds(fields.Float):
+    """A JSON number that is finite."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        # An integer may have 4,000 digits and be no float.
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not -1e15 < value < 1e15 or math.isnan(value):
+            raise self.make_error("invalid", input=value)
+        return float(value)
+
+
+class Events(fields.List[str]):
+    """Names out of the catalogue in any spelling, kept in the order given, each once."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(fields.String(), validate=validate.Length(max=MAX_EVENTS), **kwargs)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> list[str | None]:
+        if not isinstance(value, list):
+            raise self.make_error("invalid")
+        if len(value) > MAX_EVENTS:
+            raise ValidationError(f"Longer than maximum length {MAX_EVENTS}.")
+        names = [events.canonical(each) if isinstance(each, str) else None for each in value]
+        wrong = {
+            at: [f"Not an event: {shown(value[at])}."]
+            for at, name in enumerate(names)
+            if name is None
+        }
+        if wrong:
+            raise ValidationError(wrong)
+        return list(dict.fromkeys(name for name in names if name))
+
+
+class Headers(fields.Dict):
+    """Custom headers of a webhook: text to text, and nothing that could end a line."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise self.make_error("invalid")
+        if len(value) > _MAX_HEADERS:
+            raise ValidationError(f"Longer than maximum length {_MAX_HEADERS}.")
+        wrong = {name: [fault] for name, fault in _header_faults(value) if fault}
+        if wrong:
+            raise ValidationError(wrong)
+        return value
+
+
+def _header_faults(headers: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    seen: set[str] = set()
+    for name, value in headers.items():
+        lower = name.lower()
+        twice = "Given twice." if lower in seen else None
+        yield shown(name), _name_fault(name) or _value_fault(value) or twice
+        seen.add(lower)
+
+
+def _name_fault(name: str) -> str | None:
+    if not _HEADER_NAME.fullmatch(name):
+        return "Not a valid header name."
+    lower = name.lower()
+    if lower in guard.RESERVED_HEADERS or lower.startswith(("webhook-", "proxy-")):
+        return "This header is the server's own."
+    return None
+
+
+def _value_fault(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return "Not a valid string."
+    if len(value) > _MAX_HEADER_VALUE:
+        return f"Longer than maximum length {_MAX_HEADER_VALUE}."
+    if _CONTROL.search(value):
+        return "Must not contain control characters."
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        return "Must be Latin-1, which is all that a header can carry."
+    return None
+
+
+class Event(fields.String):
+    """A name out of the catalogue in any spelling."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        found = events.canonical(value) if isinstance(value, str) else None
+        if found is None:
+            raise ValidationError(f"Not an event: {shown(value)}.")
+        return found
+
+
+class Moment(fields.Field[float]):
+    """ISO 8601 (UTC where it names no offset) or Unix seconds, as Unix seconds."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        try:
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise ValueError(value)
+            try:
+                found = float(value)
+            except ValueError:
+                at = datetime.fromisoformat(str(value))
+                found = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+            if not 0 <= found < 1e11:
+                raise ValueError(value)
+        except (ValueError, OverflowError) as error:
+            raise ValidationError("Not a date in ISO 8601 or Unix seconds.") from error
+        return found
+
+
+# --- validators ------------------------------------------------------------------------------
+
+
+def web_url(value: str) -> None:
+    """http or https, with a host, without credentials, control characters or fragment."""
+    if len(value) > _MAX_URL:
+        raise ValidationError(f"Longer than maximum length {_MAX_URL}.")
+    if _CONTROL.search(value) or any(each.isspace() for each in value) or "\\" in value:
+        raise ValidationError("Not a valid URL.")
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in {"http", "https"} and parts.port != 0 and _is_host(parts.hostname)
+        after = parts.netloc.rpartition("]")
+        good = good and (not after[1] or re.fullmatch(r"(:[0-9]*)?", after[2]) is not None)
+    except ValueError:
+        good = False
+    if not good:
+        raise ValidationError("Not a valid URL.")
+    if "@" in parts.netloc and not masks.is_masked(value):  # that one stands for what is stored
+        raise ValidationError("Must not carry a user name or a password.")
+    if parts.fragment:
+        raise ValidationError("Must not have a fragment.")
+
+
+def _is_host(host: str | None) -> bool:
+    """An address in brackets, or a name that DNS could carry. Raises `ValueError`."""
+    if not host or ":" in host:
+        return bool(host)
+    return bool(_HOST.fullmatch(host.encode("idna").decode()))
+
+
+def matching(pattern: re.Pattern[str], fault: str) -> validate.Validator:
+    """A validator of the whole string."""
+
+    class Matching(validate.Validator):
+        def __call__(self, value: str) -> str:
+            if not pattern.fullmatch(value):
+                raise ValidationError(fault)
+            return value
+
+    return Matching()
+
+
+name = matching(
+    NAME,
+    "Must be 1 to 100 letters, digits, _, - or ., beginning with a letter or a digit.",
+)
+
+
+def exchange(value: str) -> None:
+    """An exchange that one may declare: within AMQP's limits, none of the broker's."""
+    if not _EXCHANGE.fullmatch(value):
+        raise ValidationError("Must be 1 to 127 letters, digits, -, _, . or :.")
+    if value.startswith("amq."):
+        raise ValidationError("Exchanges that begin with amq. are the broker's own.")
+
+
+def subject(value: str) -> None:
+    """A subject that one may publish to, with placeholders: no wildcards, nothing of the
+    server's own, whatever stands for the placeholders."""
+    plain = value.replace("{instance}", "a").replace("{event}", "a")
+    if {"{", "}"} & set(plain):
+        raise ValidationError("Only {instance} and {event} may stand in braces.")
+    parts = plain.split(".")
+    good = _SUBJECT.fullmatch(value) and all(parts) and not {"*", ">"} & set(plain)
+    if not good:
+        raise ValidationError("Not a valid subject.")
+    fixed, brace, _ = value.partition("{")
+    inbox = fixed.startswith("_INBOX") or (brace and fixed and "_INBOX".startswith(fixed))
+    if inbox or value.startswith("$"):
+        raise ValidationError("This subject is the server's own.")
+
+
+def signing_secret(value: str) -> None:
+    """`whsec_` and base64 of 24 to 64 bytes, as Standard Webhooks has it."""
+    try:
+        key = b64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not value.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValidationError("Must be whsec_ and the base64 of 24 to 64 bytes.")
+
+
+def order_by(value: str) -> None:
+    """A dotted path that begins with `data`."""
+    if len(value) > 200 or not _ORDER_BY.fullmatch(value):
+        raise ValidationError("Must be a dotted path into data, such as data.key.remoteJid.")
+
+
+WORD: Final = matching(TOKEN, "Must be 1 to 128 printable characters without space.")
