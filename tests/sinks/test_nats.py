@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import ssl
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from evoflask.sinks._nats_parcels import NOWHERE, Parcel
 from evoflask.sinks._nats_streams import stream_name, wildcards
 from evoflask.sinks.base import Attempt, Delivery, Outcome
 from evoflask.sinks.nats import NatsSink, translate
+from tests.certificates import self_signed
 from tests.conftest import missing
 from tests.sinks.harness import closed_port, delivery, settings, target
 from tests.sinks.harness_nats import no_noise
@@ -500,17 +500,11 @@ def test_a_secret_that_a_server_repeats_is_cut_out() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of 127.0.0.1 with its key beside it."""
-    folder = tmp_path_factory.mktemp("tls")
-    pem = folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-keyout", str(folder / "key.pem"), "-out", str(pem), "-days", "2"]
-    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
-    return pem
+    return self_signed(tmp_path_factory.mktemp("tls"))[0]
 
 
 def test_tls_is_verified_and_carries_credentials(tmp_path: Path, certificate: Path) -> None:
-    files = {"cert_file": certificate, "key_file": certificate.with_name("key.pem")}
+    files = {"cert_file": certificate, "key_file": certificate.with_suffix(".key")}
     more = ", ".join(f"{name}: {json.dumps(str(path))}" for name, path in files.items())
     with NatsServer(tmp_path, auth=("evo", "secret"), more=f"tls {{ {more} }}") as secured:
         uri = secured.url.replace("nats://", "tls://")

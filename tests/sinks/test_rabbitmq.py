@@ -9,7 +9,6 @@ import json
 import logging
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from evoflask.schemas import set_body
 from evoflask.sinks import _rabbitmq_frames, _rabbitmq_link, rabbitmq
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
 from evoflask.sinks.rabbitmq import RabbitmqSink, translate
+from tests.certificates import self_signed
 from tests.conftest import missing
 from tests.sinks.harness import delivery, settings, target
 from tests.sinks.harness_rabbitmq import RabbitmqHarness
@@ -38,14 +38,7 @@ KEY = "evolution.demo.messages_upsert"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    folder = tmp_path_factory.mktemp("tls")
-    pem, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"]
-    command += ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(pem)]
-    subprocess.run(command, check=True, capture_output=True)
-    pem.write_text(key.read_text() + pem.read_text())
-    return pem
+    return self_signed(tmp_path_factory.mktemp("tls"), together=True)[0]
 
 
 TLS = """

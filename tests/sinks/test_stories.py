@@ -7,7 +7,6 @@ import contextlib
 import json
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from evoflask.net import certificate, story
 from evoflask.sinks import delivering
 from evoflask.sinks.base import Delivery, Sink
 from evoflask.sinks.webhook import WebhookSink
+from tests.certificates import self_signed
 from tests.sinks.harness import Harness, closed_port, delivery, running, settings, target
 
 DEPENDS = {"sqs": ["server"]}
@@ -182,17 +182,8 @@ def test_a_delivery_that_nobody_listens_to_keeps_its_connection(receiver: Receiv
 
 def make_certificate(folder: Path, name: str, *, days: int) -> Path:
     """A self-signed one and its key, in one file. `days` below 0: it has expired."""
-    key, request, pem = (folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
-    extensions = folder / f"{name}.ext"
-    extensions.write_text("subjectAltName=DNS:receiver.example,IP:127.0.0.1\n")
-    new = ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    new += ["-nodes", "-subj", f"/O=The House/CN={name}", "-keyout", str(key), "-out", str(request)]
-    sign = ["openssl", "x509", "-req", "-in", str(request), "-signkey", str(key)]
-    sign += ["-days", str(days), "-extfile", str(extensions), "-out", str(pem)]
-    for command in (new, sign):
-        subprocess.run(command, check=True, capture_output=True)
-    pem.write_text(key.read_text() + pem.read_text())
-    return pem
+    names = "DNS:receiver.example,IP:127.0.0.1"
+    return self_signed(folder, name, names=names, days=days, together=True)[0]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import ipaddress
 import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from evoflask.settings import Settings
 from evoflask.sinks import _http, webhook
 from evoflask.sinks.base import Attempt, Delivery, Outcome
 from evoflask.sinks.webhook import WebhookSink
+from tests.certificates import self_signed
 from tests.sinks.harness import DATA, closed_port, delivery, settings, target
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -439,14 +439,7 @@ def test_a_server_without_tls_is_unreachable_by_https() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    folder = tmp_path_factory.mktemp("tls")
-    pem, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"]
-    command += ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(pem)]
-    subprocess.run(command, check=True, capture_output=True)
-    pem.write_text(key.read_text() + pem.read_text())
-    return pem
+    return self_signed(tmp_path_factory.mktemp("tls"), together=True)[0]
 
 
 @contextlib.contextmanager
