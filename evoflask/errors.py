@@ -73,7 +73,7 @@ class TooMany(EvoflaskError):
 class TooFast(TooMany):
     """`wait`: seconds until the same would pass."""
 
-    def __init__(self, wait: float, *messages: str) -> None:
+    def __init__(self, *messages: str, wait: float = 1.0) -> None:
         super().__init__(*messages)
         self.retry_after = max(1, math.ceil(wait))
 

@@ -246,9 +246,9 @@ class EventManager:
             answer = self.outbox.run(call)
         if answer.status == "limited":
             raise TooFast(
-                answer.wait,
                 f"The instance's events come faster than {self.limits.events_per_second:g} a "
                 "second; nothing was accepted.",
+                wait=answer.wait,
             )
         if answer.status == "full":
             raise OutboxFull(
