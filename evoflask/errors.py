@@ -71,11 +71,12 @@ class TooMany(EvoflaskError):
 
 
 class TooFast(TooMany):
-    """`wait`: seconds until the same would pass."""
+    """`wait`: seconds until the same would pass, where they are known."""
 
-    def __init__(self, *messages: str, wait: float = 1.0) -> None:
+    def __init__(self, *messages: str, wait: float | None = None) -> None:
         super().__init__(*messages)
-        self.retry_after = max(1, math.ceil(wait))
+        if wait is not None:
+            self.retry_after = max(1, math.ceil(wait))
 
 
 class TooManyFailures(TooMany):
