@@ -108,7 +108,9 @@ class Sentinels:
             command = [str(find_binary()), str(config), "--sentinel"]
             process = Process(command, name=f"sentinel{n}", log=folder / "log")
             self._watching.append(process.start())
-        wait_for(lambda: all(map(self._knows_all, self._ports)), 30, "the Sentinels to agree")
+        # One that was kept from its work for two seconds trusts its clock no more, for thirty.
+        agree = "the Sentinels to agree"
+        wait_for(lambda: all(map(self._knows_all, self._ports)), 90, agree, interval=0.2)
         return self
 
     def master(self) -> RedisServer:
