@@ -16,6 +16,7 @@ of it happens on the main thread, which never waits for anybody; threads do noth
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import resource
 import selectors
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from enum import IntEnum
+from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 from gunicorn import http
@@ -49,11 +51,20 @@ _TELL: Final = 60.0
 """Seconds between two lines about those that were cut."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _OTHER_FILES: Final = 1_024
-_REASONS: Final = {
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-}
+_MALFORMED: Final = (
+    (http.errors.LimitRequestLine, 414, "The request's line is too long."),
+    (http.errors.LimitRequestHeaders, 431, "There are too many headers, or one is too long."),
+    (http.errors.ExpectationFailed, 417, "Only 100-continue can be expected."),
+    (
+        http.errors.UnsupportedTransferCoding,
+        501,
+        "Only chunked is understood as a transfer coding.",
+    ),
+    (http.errors.ParseException, 400, "The request is not well-formed HTTP."),
+)
+"""What the parser says of a request, by the first class that fits."""
+_OURS: Final = (http.errors.InvalidResponseHeader, http.errors.InvalidResponseHeaderName)
+"""Of the same family, and about what the application answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +193,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             self._wait(conn, Phase.RECEIVING)
         if state is State.BODY and conn.arrival.expects:
             conn.arrival.expects = False
-            _say(conn, _CONTINUE)
+            _say(conn.sock, _CONTINUE)
         if self._buffered > self.patience.buffer:
             self._make_space()
 
@@ -314,6 +325,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             self.handle_error(request, conn.sock, conn.client, error)
         return False
 
+    def handle_error(
+        self, request: object, client: socket.socket, address: object, error: Exception
+    ) -> None:
+        """gunicorn answers with a page that repeats what it was sent, and logs that too: a key in
+        a header that is not well-formed would stand in both."""
+        for kind, status, sentence in _MALFORMED:
+            if isinstance(error, kind) and not isinstance(error, _OURS):
+                log.info("malformed request: %s", type(error).__name__)
+                _say(client, _refusal(status, sentence))
+                return
+        log.error("a request failed outside of the application", exc_info=error)
+        _say(client, _refusal(500, "Something went wrong here; the log says what."))
+
     # -- going -------------------------------------------------------------------------------
 
     def finish_request(self, conn: Visitor, done: futures.Future[bool]) -> None:
@@ -334,18 +358,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     def _refuse(self, conn: Visitor, status: int, why: str) -> None:
         """Say why, as far as it still listens, and leave."""
         self._cut[why] += 1
-        body = b'{"status": %d, "error": "%s", "response": {"message": ["%s"]}}' % (
-            status,
-            _REASONS[status].encode(),
-            f"The request was not received: {why}.".encode(),
-        )
-        head = (
-            f"HTTP/1.1 {status} {_REASONS[status]}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            + ("Retry-After: 5\r\n" if status == 503 else "")
-            + "\r\n"
-        )
-        _say(conn, head.encode() + body)
+        _say(conn.sock, _refusal(status, f"The request was not received: {why}."))
         self._say_goodbye(conn)
 
     def _say_goodbye(self, conn: Visitor) -> None:
@@ -391,10 +404,23 @@ class _Call:
         self.what(self.conn)
 
 
-def _say(conn: Visitor, data: bytes) -> None:
+def _say(sock: socket.socket, data: bytes) -> None:
     """A few bytes, which fit into any socket's buffer but a full one."""
     with contextlib.suppress(OSError):
-        conn.sock.send(data)
+        sock.send(data)
+
+
+def _refusal(status: int, sentence: str) -> bytes:
+    """An answer in the contract's shape, after which the connection ends."""
+    phrase = HTTPStatus(status).phrase
+    shape = {"status": status, "error": phrase, "response": {"message": [sentence]}}
+    body = json.dumps(shape).encode()
+    later = "Retry-After: 5\r\n" if status == 503 else ""
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n{later}\r\n"
+    )
+    return head.encode() + body
 
 
 def _used_up(conn: Visitor) -> bool:

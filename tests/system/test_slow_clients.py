@@ -6,6 +6,7 @@ Times are compared with those of the same requests in the same run, without comp
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import statistics
@@ -304,6 +305,35 @@ def test_a_body_that_breaks_off_is_said_to(house: House) -> None:
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"ended before the length" in answer
+
+
+@pytest.mark.parametrize(
+    ("malformed", "status"),
+    [
+        ("GET /healthz?q=" + "x" * 5_000 + " HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (f"GET /healthz HTTP/1.1\r\nHost: a\r\napikey {API_KEY}\r\n\r\n", 400),
+        (f"GET /healthz HTTP/1.1\r\nHost: a\r\nx{API_KEY}(): 1\r\n\r\n", 400),
+        (f"{API_KEY} HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET /healthz HTTP/9.9\r\nHost: a\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\n" + "x: y\r\n" * 200 + "\r\n", 431),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: a miracle\r\n\r\n", 417),
+    ],
+)
+def test_what_is_no_http_is_refused_in_the_one_shape_and_repeated_nowhere(
+    house: House, malformed: str, status: int
+) -> None:
+    with Peer(house) as peer:
+        peer.say(malformed)
+
+        answer = peer.hear()
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"content-type: application/json" in head.lower()
+    shape = json.loads(body)
+    assert (shape["status"], list(shape)) == (status, ["status", "error", "response"])
+    assert len(shape["response"]["message"]) == 1
+    assert API_KEY not in answer.decode() + house.output("web")
 
 
 @pytest.mark.parametrize(
