@@ -532,8 +532,8 @@ class Configuration:
     def draw_key(
         self, name: str, subscription: str, kind: str, grace: float, *, by: str | None = None
     ) -> str:
-        """Give a webhook another key to sign with, one of `signing.KINDS`; the one before signs
-        beside it for `grace` seconds. Returns the new one: a secret, or a private key.
+        """Give it another key to sign with, one of `signing.KINDS`; the one before signs beside it
+        for `grace` seconds. Returns the new one: a secret, or a private key.
 
         Raises `NotFound`, `Conflict` where it is no webhook, `Unavailable`.
         """
@@ -751,8 +751,8 @@ def fields_of(row: Subscription) -> dict[str, Any]:
 
 def _signing(row: Instance, subscription: str) -> Subscription:
     found = _subscription(row, subscription)
-    if found.sink != "webhook":
-        raise Conflict("Only webhooks are signed.")
+    if found.sink not in signing.SINKS:
+        raise Conflict(f"A {found.sink} subscription is not signed.")
     return found
 
 
@@ -780,14 +780,15 @@ def _write(
     row: Instance, name: str, sink: str, merged: Mapping[str, Any], old: Subscription | None
 ) -> None:
     values: dict[str, Any] = {column: merged[field] for field, column in _COLUMNS.items()}
-    values["secret"] = merged["secret"] if sink == "webhook" else None
+    if sink == "webhook":  # of other sinks it is drawn on request alone
+        values["secret"] = merged["secret"]
     own = {field: merged[field] for field in schemas.setting_names(sink)}
     values["settings"] = orjson.dumps(own).decode()
     if old is None:
         Subscription.create(instance=row, name=name, sink=sink, **values)
         return
     values |= {"version": Subscription.version + 1, "updated_at": time.time()}
-    if old.signing is not None and values["secret"] != old.open_secret():
+    if sink == "webhook" and old.signing is not None and values["secret"] != old.open_secret():
         # Who sets another secret wants no other one: replaced ones end with it.
         more = signing.without(old.open_keys(), signing.SYMMETRIC)
         rest = [[key.text, key.until] for key in more]

@@ -53,7 +53,7 @@ class Received:
 
 def verify(
     keys: str | Sequence[str],
-    headers: Mapping[str, str],
+    headers: Mapping[str, Any],
     body: bytes,
     *,
     now: float | None = None,
@@ -77,8 +77,13 @@ def verify(
         raise NotOurs("no signature fits")
     if abs((time.time() if now is None else now) - int(stamp)) > tolerance:
         raise NotOurs("it is too old, or one of the clocks is wrong")
-    mark = next((each for each in _MARKS if found.get(f"webhook-{each}") == "true"), "")
+    mark = next((each for each in _MARKS if _says(found, each)), "")
     return Received(id, int(stamp), json.loads(body), mark)
+
+
+def _says(headers: Mapping[str, Any], mark: str) -> bool:
+    """A message of RabbitMQ or SQS has it under its plain name."""
+    return headers.get(f"webhook-{mark}") == "true" or headers.get(mark) in (True, "true")
 
 
 def _fits(key: str, scheme: str, value: str, signed: bytes) -> bool:

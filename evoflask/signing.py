@@ -30,6 +30,8 @@ KEY_BYTES: Final = (24, 64)
 SYMMETRIC: Final = "symmetric"
 ED25519: Final = "ed25519"
 KINDS: Final = (SYMMETRIC, ED25519)
+SINKS: Final = ("webhook", "rabbitmq", "nats", "sqs")
+"""Whose messages can be signed: those that carry headers to somebody who may not know us."""
 OLDER: Final = 2
 """Replaced keys of a kind that go on signing; with one more, the oldest ends."""
 
@@ -110,6 +112,19 @@ def sign_all(keys: Sequence[SigningKey], event_id: str, timestamp: int, body: by
         for key in keys
         if key.until is None or key.until > timestamp
     )
+
+
+def headers(
+    keys: Sequence[SigningKey], event_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """The three headers of a signed message; {}: there is no key whose time is not over."""
+    if not keys or not (signed := sign_all(keys, event_id, timestamp, body)):
+        return {}
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signed,
+    }
 
 
 # --- which keys there are ---------------------------------------------------------------------

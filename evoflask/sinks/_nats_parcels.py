@@ -8,13 +8,14 @@ import asyncio
 import functools
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import nats.errors
 from nats.aio.msg import Msg
 
-from evoflask import formats
+from evoflask import formats, signing
 from evoflask.sinks._nats_link import Address, Link
 from evoflask.sinks._nats_streams import no_stream, short
 from evoflask.sinks.base import Attempt, Delivery, Outcome
@@ -73,6 +74,8 @@ class Parcel:
         self.headers = {"Nats-Msg-Id": _message_id(delivery), **_FIXED_HEADERS}
         if delivery.mark:
             self.headers[f"webhook-{delivery.mark}"] = "true"
+        if keys := delivery.target.keys:
+            self.headers |= signing.headers(keys, delivery.event_id, int(time.time()), body)
         self.destination = destination
         self.sid = delivery.target.sid
         self.sent = False

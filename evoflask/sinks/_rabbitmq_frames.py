@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pika import spec
@@ -28,14 +29,18 @@ _FLAGS = (
 )
 
 
-def _head(mark: str) -> bytes:
-    """Flags, content type, the table of headers where there is a mark, and delivery mode 2."""
+def _head(mark: str, signed: Mapping[str, str] | None = None) -> bytes:
+    """Flags, content type, the table of headers where there is a mark or a signature, and
+    delivery mode 2."""
     kind = formats.Format.content_type.encode()
     flags, table = _FLAGS, b""
-    if mark:
+    if mark or signed:
         flags |= spec.BasicProperties.FLAG_HEADERS
-        pair = bytes([len(mark)]) + mark.encode() + b"t\x01"
-        table = struct.pack(">I", len(pair)) + pair
+        pairs = bytes([len(mark)]) + mark.encode() + b"t\x01" if mark else b""
+        for name, text in (signed or {}).items():
+            pairs += struct.pack(f">B{len(name)}scI", len(name), name.encode(), b"S", len(text))
+            pairs += text.encode()
+        table = struct.pack(">I", len(pairs)) + pairs
     return struct.pack(">HB", flags, len(kind)) + kind + table + b"\x02"
 
 
@@ -88,7 +93,7 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
 class Properties(spec.BasicProperties):  # type: ignore[misc]
     """What a message carries beside its body: `content_type`, `delivery_mode` 2, `message_id`,
     `timestamp` (Unix seconds of acceptance) and `app_id`; of what is marked also the header
-    `test` or `replay`, true.
+    `test` or `replay`, true, and of what is signed the headers that say so.
 
     Encoded by hand: pika asks for each of the fourteen that there could be, which was an
     eighth of a delivery's CPU.
@@ -98,15 +103,17 @@ class Properties(spec.BasicProperties):  # type: ignore[misc]
     """By mark: all that comes before the id."""
     _TAIL = bytes([len(_APP)]) + _APP
 
-    def __init__(self, event_id: str, at: int, mark: str = "") -> None:
+    def __init__(
+        self, event_id: str, at: int, mark: str = "", signed: Mapping[str, str] | None = None
+    ) -> None:
         # Not the base's: its fourteen fields are not looked at.
-        self._id, self._at, self._mark = event_id, at, mark
+        self._id, self._at, self._mark, self._signed = event_id, at, mark, signed
 
     def encode(self) -> list[bytes]:
         """The pieces of the header frame, as pika joins them."""
         name = self._id.encode()
         return [
-            self._HEADS[self._mark],
+            _head(self._mark, self._signed) if self._signed else self._HEADS[self._mark],
             struct.pack("B", len(name)),
             name,
             struct.pack(">Q", self._at),

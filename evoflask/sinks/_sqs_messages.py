@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from evoflask import formats
+from evoflask import formats, signing
 from evoflask.net import aws
 from evoflask.settings import Settings
 from evoflask.sinks._sqs_clients import ClientKey
@@ -59,6 +60,8 @@ class Destination:
         constant, size = self._attributes_of(delivery.event)
         marks = _MARKS[delivery.mark]
         size += len(body) + len(delivery.event_id) + _ID_BYTES + len(marks) * _MARK_BYTES
+        signed = signing.headers(delivery.target.keys, delivery.event_id, int(time.time()), body)
+        size += sum(len(name) + len("String") + len(text) for name, text in signed.items())
         if size > MAX_BYTES:
             return Attempt(
                 Outcome.REJECTED,
@@ -68,7 +71,12 @@ class Destination:
         entry: dict[str, Any] = {
             "Id": str(at),
             "MessageBody": body.decode(),
-            "MessageAttributes": constant | {"id": _string(delivery.event_id)} | marks,
+            "MessageAttributes": {
+                **constant,
+                "id": _string(delivery.event_id),
+                **marks,
+                **{name: _string(text) for name, text in signed.items()},
+            },
         }
         if self.fifo:
             entry["MessageGroupId"] = group_id(self.instance, delivery.key)

@@ -29,6 +29,7 @@ import random
 import re
 import socket
 import ssl
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -36,7 +37,7 @@ from typing import Final, NamedTuple
 from pika import exceptions
 from pika.adapters.utils import connection_workflow as workflow
 
-from evoflask import formats
+from evoflask import formats, signing
 from evoflask.net import story
 from evoflask.net.story import Story
 from evoflask.settings import Settings
@@ -183,13 +184,16 @@ class RabbitmqSink(Sink):
         self._until = now + wait * (0.8 + 0.4 * random.random())
 
     def _message(self, delivery: Delivery) -> Message:
-        known = self._known(delivery.target)
+        known, keys = self._known(delivery.target), delivery.target.keys
+        body = known.format.body(delivery)
+        now = int(time.time())
+        signed = signing.headers(keys, delivery.event_id, now, body) if keys else {}
         return Message(
             known.key(delivery.event),
             known.mandatory,
             delivery.event_id,
-            Properties(delivery.event_id, int(delivery.at), delivery.mark),
-            known.format.body(delivery),
+            Properties(delivery.event_id, int(delivery.at), delivery.mark, signed),
+            body,
         )
 
     def _tell(self, told: Story, delivery: Delivery) -> None:
@@ -201,6 +205,7 @@ class RabbitmqSink(Sink):
             mandatory=known.mandatory,
             messageId=delivery.event_id,
             headers={delivery.mark: True} if delivery.mark else {},
+            signed=bool(delivery.target.keys),
             body=known.format.body(delivery),
         )
 

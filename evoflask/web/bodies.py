@@ -248,6 +248,7 @@ def _fields(row: Subscription, every: Mapping[str, Any]) -> dict[str, Any]:
         common["retry"] = [_plain(each) for each in common["retry"]]
     if row.sink == "webhook":
         own["headers"] = own["headers"] or None  # unset is null, as in Evolution API
+    if row.sink in signing.SINKS:
         common["secretSet"] = row.secret is not None
         common["publicKey"] = _public_key(row)
     own = masks.show(row.sink, own)

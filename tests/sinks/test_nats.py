@@ -34,6 +34,7 @@ from tests.certificates import self_signed
 from tests.conftest import missing
 from tests.sinks.harness import closed_port, delivery, settings, target
 from tests.sinks.harness_nats import no_noise
+from tests.sinks.signed import check, signed
 
 T = TypeVar("T")
 ACCOUNTS = """
@@ -142,6 +143,20 @@ def test_a_message_has_its_id_and_type_in_the_headers_and_its_subject_filled_in(
     assert message.headers == {"Nats-Msg-Id": "e-1", "Content-Type": "application/json"}
     assert message.data is not None
     assert json.loads(message.data)["instance"] == "acme.eu-1"
+
+
+def test_a_signed_message_verifies(server: NatsServer) -> None:
+    add_stream(server, "signed", "signed")
+    one = signed(to("signed", data='{"a":"ü"}'.encode()))
+
+    [attempt] = deliver(sink_of(server), one)
+
+    assert (attempt.outcome, attempt.code) == (Outcome.DELIVERED, "stored")
+    [message] = kept(server, "signed")
+    assert message.headers is not None
+    assert message.data is not None
+    check(message.headers, message.data, "e-1")
+    assert message.headers["Nats-Msg-Id"] == "e-1"
 
 
 def test_each_replay_is_stored_once_and_marked(server: NatsServer) -> None:

@@ -18,7 +18,7 @@ import pytest
 from pika import exceptions, spec
 from pika.adapters.utils import connection_workflow
 
-from evoflask import events
+from evoflask import events, receiver
 from evoflask.dev.process import free_port
 from evoflask.errors import BadInput, Misconfigured
 from evoflask.formats import Standard
@@ -30,6 +30,7 @@ from tests.certificates import self_signed
 from tests.conftest import missing
 from tests.sinks.harness import delivery, settings, target
 from tests.sinks.harness_rabbitmq import RabbitmqHarness
+from tests.sinks.signed import SECRET, check, signed
 from tests.sinks.test_contract import beside, insist, run, until, with_sink
 
 KEY = "evolution.demo.messages_upsert"
@@ -123,6 +124,23 @@ def test_a_message_carries_its_properties_and_nothing_else(broker: RabbitmqHarne
         "app_id": "evoflask",
     }
     assert body == Standard("demo").body(one)
+
+
+@pytest.mark.parametrize("mark", ["", "replay"])
+def test_a_signed_message_verifies_and_one_without_a_key_has_no_headers(
+    broker: RabbitmqHarness, mark: str
+) -> None:
+    queue = bind(broker, f"signed{mark}")
+    one = delivery(to(f"signed{mark}"), "id-1", data='{"a":"ü"}'.encode(), mark=mark)
+    other = delivery(to(f"signed{mark}", sid="plain"), "id-2")
+
+    assert send(broker, signed(one), other) == [Attempt(Outcome.DELIVERED, "ack")] * 2
+
+    [(_, properties, body), (_, plain, _)] = take(broker, queue)
+    check(properties.headers, body, "id-1")
+    assert receiver.verify(SECRET, properties.headers, body).mark == mark
+    assert (properties.message_id, properties.content_type) == ("id-1", "application/json")
+    assert plain.headers is None
 
 
 @pytest.mark.parametrize("mark", ["test", "replay"])

@@ -31,6 +31,7 @@ from evoflask.sinks.base import Attempt, Delivery, Outcome, Target
 from evoflask.sinks.sqs import SqsSink, classify, translate
 from tests.sinks.harness import closed_port, delivery, running, settings, target
 from tests.sinks.harness_sqs import OWN, SqsHarness
+from tests.sinks.signed import check, signed
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +309,20 @@ def test_a_repeat_is_delivered_and_dropped_by_a_fifo_queue(moto: SqsHarness) -> 
 
     assert {attempt.outcome for [attempt] in attempts} == {Outcome.DELIVERED}
     assert len(received(moto, "repeat.fifo")) == 1
+
+
+def test_a_signed_message_verifies_and_its_attributes_count_for_its_size(moto: SqsHarness) -> None:
+    moto.server.create("signed")
+    one = signed(delivery(moto.queue("signed"), event_id(), data='{"a":"ü"}'.encode()))
+    room = MAX_BYTES - len(Standard("demo").body(one)) - 150
+    large = dataclasses.replace(one, data=b'"' + b"x" * room + b'"')
+
+    attempts = send(moto.settings(), [one], [large])
+
+    assert [attempt.code for [attempt] in attempts][1] == "too-large"
+    [message] = received(moto, "signed")
+    attributes = {name: each["StringValue"] for name, each in message["MessageAttributes"].items()}
+    check(attributes, message["Body"].encode(), one.event_id)
 
 
 def test_each_replay_is_kept_once_by_a_fifo_queue_and_marked(moto: SqsHarness) -> None:

@@ -113,18 +113,38 @@ def test_what_was_read_can_be_sent_back_and_keeps_all_keys(call: Request, instan
         ("POST", PATH, {"secret": "whsec_x"}, 400),
         ("DELETE", f"{PATH}?kind=rsa", None, 400),
         ("POST", "/subscription/a/nobody/secret", {}, 404),
-        ("POST", "/subscription/a/queue/secret", {}, 409),
-        ("DELETE", "/subscription/a/queue/secret", None, 409),
+        ("POST", "/subscription/a/live/secret", {}, 409),
+        ("DELETE", "/subscription/a/live/secret", None, 409),
     ],
 )
 def test_what_cannot_be_changes_nothing(
     call: Request, instance: str, dump: Dump, method: str, path: str, body: Any, status: int
 ) -> None:
-    call("POST", "/subscription/a", {"name": "queue", "sink": "sqs", "enabled": False})
+    call("POST", "/subscription/a", {"name": "live", "sink": "websocket", "enabled": False})
     before = dump()
 
     assert call(method, path, body).status_code == status
     assert dump() == before
+
+
+@pytest.mark.parametrize("sink", ["rabbitmq", "nats", "sqs"])
+def test_messages_to_a_broker_are_signed_too_and_a_change_keeps_the_keys(
+    call: Request, instance: str, sink: str
+) -> None:
+    row = {"name": "queue", "sink": sink, "enabled": False}
+    assert call("POST", "/subscription/a", row).json["secretSet"] is False
+    drawn = call("POST", "/subscription/a/queue/secret").json["secret"]
+    public = call("POST", "/subscription/a/queue/secret", {"kind": "ed25519"}).json["publicKey"]
+
+    changed = call("PUT", "/subscription/a/queue", {"concurrency": 3}).json
+
+    lane = configuration.get_subscription("a", "queue").lane
+    target = configuration.read_target(lane)
+    assert target is not None
+    assert {key.kind: key.text for key in target.keys}["symmetric"] == drawn
+    assert len(target.keys) == 2
+    assert (changed["secretSet"], changed["publicKey"]) == (True, public)
+    assert drawn not in call("GET", "/subscription/a").text
 
 
 def test_the_row_holds_no_key_in_the_clear(call: Request, instance: str) -> None:

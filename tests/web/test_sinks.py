@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evoflask import schemas, sinks
+from evoflask import schemas, signing, sinks
 from evoflask.masks import MASK
 from evoflask.models import Instance, Subscription
 from tests.web.conftest import Request
@@ -66,7 +66,7 @@ def test_every_sink_is_set_and_found_with_evolution_api_s_keys_in_its_order(
 
     assert (made.status_code, found.status_code) == (201, 200)
     assert found.json == made.json
-    secret = ["secretSet", "publicKey"] if sink == "webhook" else []
+    secret = ["secretSet", "publicKey"] if sink in signing.SINKS else []
     assert list(made.json) == KEYS[sink] + COMMON + secret
     assert made.json["instanceId"] == Instance.get().outbox
 
