@@ -3,8 +3,9 @@
     python -m tests.system.reliability
 
 runs those tests (all that use the fixture `table`) and writes what they saw into
-`docs/reliability.md`, between its two marks. A row comes from the test's own ledger, kept
-outside the product; a test that fails writes none, and the table says so.
+`docs/reliability.md`, between its two marks; with `DATABASE=postgres` between two others. A row
+comes from the test's own ledger, kept outside the product; a test that fails writes none, and
+the table says so.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 ROWS = "RELIABILITY_ROWS"
 """The environment's variable that names the file which gets the rows."""
-BEGIN, END = "<!-- begin: make reliability -->", "<!-- end -->"
+END = "<!-- end -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,19 @@ def read_rows(path: Path) -> list[Row]:
     return sorted((Row(**json.loads(line)) for line in lines), key=lambda row: row.fault)
 
 
-def rewrite(page: str, table: str) -> str:
+def mark(database: str) -> str:
+    """Where the table of runs on that database begins; "": as by default."""
+    how = f"DATABASE={database} make" if database else "make"
+    return f"<!-- begin: {how} reliability -->"
+
+
+def rewrite(page: str, table: str, database: str = "") -> str:
     """The page with a new table between its marks. Raises `ValueError` without them."""
-    before, begin, rest = page.partition(BEGIN)
+    before, begin, rest = page.partition(mark(database))
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{PAGE.name} has no place for the table")
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+    return f"{before}{begin}\n\n{table}\n{END}{after}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -129,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     table = render(rows) + "\n" + said
     print(table)
     if status == 0 and not arguments:
-        PAGE.write_text(rewrite(PAGE.read_text(), table))
+        PAGE.write_text(rewrite(PAGE.read_text(), table, os.environ.get("DATABASE", "")))
     return status
 
 
