@@ -1,6 +1,6 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run run-all test test-slow test-postgres soak reliability lint format docs pictures \
+.PHONY: help run run-all test test-slow test-postgres fuzz soak reliability lint format docs pictures \
 	bench lock vulnerabilities clean
 SHELL := /bin/sh
 BIN := .venv/bin
@@ -8,6 +8,7 @@ STAMP := .venv/ready
 SERVERS := .venv/servers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 POSTGRES_TESTS ?= tests/unit tests/web tests/gateway tests/system
 # Most tests wait for processes: three at a time keep two cores busy. A file's stay together.
 ABREAST := -n 3 --dist loadfile
@@ -37,6 +38,9 @@ test-slow: $(SERVERS) ## Faults, isolation, many schedules
 
 test-postgres: $(SERVERS) ## The same on PostgreSQL alone, faults too; POSTGRES_TESTS=some of it
 	DATABASE=postgres $(BIN)/pytest --timeout 1800 $(POSTGRES_TESTS) $(PYTEST_ARGS)
+
+fuzz: $(SERVERS) ## The API against its own documentation, by schemathesis: FUZZ_ARGS="--examples 100"
+	$(BIN)/python -m tests.system.fuzz $(FUZZ_ARGS)
 
 soak: $(SERVERS) ## Half an hour (SOAK_SECONDS) of load and kills: memory, books, a ledger
 	$(BIN)/python -m tests.system.soak

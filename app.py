@@ -28,14 +28,17 @@ from evoflask.web import (
     lanes,
     operations,
     replay,
+    rowids,
     sinks,
     subscriptions,
 )
+from evoflask.web.openapi import routes as documentation
 
 BLUEPRINTS = (
     auditlog.bp,
     attempts.bp,
     deadletters.bp,
+    documentation.bp,
     events.bp,
     health.bp,
     instances.bp,
@@ -69,6 +72,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     keys = Keyring(settings.api_key, settings.api_keys, settings.api_keys_read_only)
     door = Doorkeeper(settings.auth_failures_per_minute)
     app.extensions["evoflask"] = Parts(settings, client, box, changes, manager, keys, door)
+    rowids.register(app)
     errors.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)

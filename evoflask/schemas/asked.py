@@ -4,14 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from marshmallow import Schema, fields, validate
+from marshmallow import EXCLUDE, Schema, fields, validate
 
 from evoflask.errors import BadInput
 from evoflask.ids import EVENT_ID
 from evoflask.schemas.faults import load
-from evoflask.schemas.fields import MAX_EVENTS, TOKEN, Event, Flag, Moment, Whole, matching, name
+from evoflask.schemas.fields import (
+    MAX_EVENTS,
+    TOKEN,
+    Event,
+    Flag,
+    Matching,
+    Moment,
+    Seconds,
+    Whole,
+    name,
+)
 from evoflask.schemas.sinks import SINKS
 from evoflask.signing import KINDS
 
@@ -27,11 +37,14 @@ class LettersFilter(Schema):
     subscription = fields.String(validate=name)
     sink = fields.String(validate=validate.OneOf(SINKS))
     event = Event()
-    reason = fields.String(validate=matching(TOKEN, "Not a reason."))
+    reason = fields.String(validate=Matching(TOKEN, "Not a reason."))
     code = fields.String(validate=validate.Length(max=40))
     since = Moment()
     until = Moment()
     text = fields.String(validate=validate.Length(1, 200))
+
+
+FILTER: Final = tuple(LettersFilter().fields)
 
 
 class LettersQuery(LettersFilter):
@@ -50,7 +63,7 @@ class PurgeBody(Schema):
 class AuditLogQuery(Schema):
     instance = fields.String(validate=name)
     subscription = fields.String(validate=name)
-    action = fields.String(validate=matching(TOKEN, "Not an action."))
+    action = fields.String(validate=Matching(TOKEN, "Not an action."))
     by = fields.String(validate=validate.Length(1, 120))
     since = Moment()
     until = Moment()
@@ -59,11 +72,16 @@ class AuditLogQuery(Schema):
 
 
 class DiscardBody(LettersFilter):
+    class Meta:
+        json: ClassVar = {"anyOf": [{"required": [each]} for each in FILTER]}
+
     limit = Whole(validate=validate.Range(1, 10_000_000))
     dryRun = Flag()
 
 
-class RequeueBody(DiscardBody):
+class RequeueBody(LettersFilter):
+    limit = Whole(validate=validate.Range(1, 10_000_000))
+    dryRun = Flag()
     onto = fields.String(validate=name)
 
 
@@ -86,7 +104,7 @@ class AttemptsQuery(Schema):
     instance = fields.String(validate=name)
     subscription = fields.String(validate=name)
     event = Event()
-    event_id = fields.String(data_key="id", validate=matching(EVENT_ID, "Not the id of an event."))
+    event_id = fields.String(data_key="id", validate=Matching(EVENT_ID, "Not the id of an event."))
     outcome = fields.String(validate=validate.OneOf(OUTCOMES))
     since = Moment()
     until = Moment()
@@ -147,16 +165,24 @@ def operations_query(query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ReplayBody(Schema):
+    class Meta:
+        json: ClassVar = {
+            "oneOf": [
+                {"required": ["ids"]},
+                {"anyOf": [{"required": ["since"]}, {"required": ["until"]}]},
+            ]
+        }
+
     instance = fields.String(required=True, validate=name)
     onto = fields.String(required=True, validate=name)
     ids = fields.List(
-        fields.String(validate=matching(EVENT_ID, "Not an event's id.")),
+        fields.String(validate=Matching(EVENT_ID, "Not an event's id.")),
         validate=validate.Length(1, 500),
     )
     since = Moment()
     until = Moment()
     events = fields.List(Event(), validate=validate.Length(1, MAX_EVENTS))
-    rate = fields.Float(validate=validate.Range(0.1, 10_000))
+    rate = Seconds(validate=validate.Range(0.1, 10_000))
     dryRun = Flag()
 
 
@@ -174,7 +200,7 @@ def replay_body(body: Mapping[str, Any]) -> dict[str, Any]:
 
 class DrawKeyBody(Schema):
     kind = fields.String(load_default="symmetric", validate=validate.OneOf(KINDS))
-    graceSeconds = fields.Float(load_default=86_400.0, validate=validate.Range(0, 2_592_000))
+    graceSeconds = Seconds(load_default=86_400.0, validate=validate.Range(0, 2_592_000))
 
 
 def draw_key_body(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,12 +208,28 @@ def draw_key_body(body: Mapping[str, Any]) -> dict[str, Any]:
     return load(DrawKeyBody(), body, "")
 
 
-def kind_query(given: Mapping[str, str]) -> tuple[str, ...]:
+class KindQuery(Schema):
+    kind = fields.String(validate=validate.OneOf(KINDS))
+
+
+def kind_query(query: Mapping[str, Any]) -> tuple[str, ...]:
     """`DELETE /subscription/<i>/<name>/secret`: `kind`, or both. Raises `BadInput`."""
-    kind = given.get("kind")
-    if kind is not None and kind not in KINDS:
-        raise BadInput(f"kind: Must be one of: {', '.join(KINDS)}.")
+    kind = load(KindQuery(), query, "").get("kind")
     return KINDS if kind is None else (kind,)
+
+
+class InstancesQuery(Schema):
+    class Meta:
+        unknown = EXCLUDE  # as Evolution API
+
+    instanceName = fields.String()
+    instanceId = fields.String()
+    number = fields.String()
+
+
+def instances_query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """`GET /instance/fetchInstances`: a name, an id or a number. Raises `BadInput`."""
+    return load(InstancesQuery(), query, "")
 
 
 class TrialBody(Schema):

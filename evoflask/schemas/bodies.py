@@ -15,7 +15,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 from evoflask.errors import BadInput
 from evoflask.schemas.faults import MAX_FAULTS, REQUIRED, join, load, sentence, shown
-from evoflask.schemas.fields import NUMBER, WORD, matching, name
+from evoflask.schemas.fields import NUMBER, WORD, Matching, name
 from evoflask.schemas.sinks import EMPTY_IS_UNSET, SCHEMAS, SINKS, Patch, setting_names
 
 INTEGRATIONS: Final = ("WHATSAPP-BAILEYS", "WHATSAPP-BUSINESS", "EVOLUTION")
@@ -131,7 +131,7 @@ class InstanceBody(Schema):
     token = fields.String(allow_none=True, validate=WORD)
     number = fields.String(
         allow_none=True,
-        validate=[validate.Length(max=100), matching(NUMBER, "Not a valid number.")],
+        validate=[validate.Length(max=100), Matching(NUMBER, "Not a valid number.")],
     )
 
 

@@ -18,18 +18,21 @@ from evoflask.ids import NAME
 from evoflask.net import guard
 from evoflask.schemas.faults import shown
 
-_MAX_URL: Final = 2048
-_MAX_HEADERS: Final = 50
-_MAX_HEADER_VALUE: Final = 4096
+MAX_URL: Final = 2048
+MAX_HEADERS: Final = 50
+MAX_HEADER_VALUE: Final = 4096
 MAX_EVENTS: Final = 1_000
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}", re.ASCII)
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-]{1,253}", re.ASCII)
-_EXCHANGE: Final = re.compile(r"[A-Za-z0-9\-_.:]{1,127}", re.ASCII)
-_SUBJECT: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
+EXCHANGE: Final = re.compile(r"[A-Za-z0-9\-_.:]{1,127}", re.ASCII)
+SUBJECT: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 TOKEN: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
-NUMBER: Final = re.compile(r"[0-9]+[.@\w\-]*", re.ASCII)
-_ORDER_BY: Final = re.compile(r"data(\.[^.\x00-\x1f\x7f-\x9f]+)*")
+NUMBER: Final = re.compile(r"[0-9]+[.@A-Za-z0-9_\-]*", re.ASCII)
+ORDER_BY: Final = re.compile(r"""data(\.[^.\x00-\x1f\x7f-\x9f"\\]+)*""")
+MAX_ORDER_BY: Final = 200
+_LAST: Final = 1e11
+_SECONDS: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?", re.ASCII | re.I)
 
 
 class Flag(fields.Boolean):
@@ -42,9 +45,11 @@ class Flag(fields.Boolean):
 
 
 class Whole(fields.Integer):
-    """A JSON number without a fraction."""
+    """A JSON number without a fraction: 8 and 8.0 are the same one, as JSON Schema has it."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.make_error("invalid", input=value)
         return value
@@ -93,8 +98,8 @@ class Headers(fields.Dict):
     ) -> dict[str, str]:
         if not isinstance(value, dict):
             raise self.make_error("invalid")
-        if len(value) > _MAX_HEADERS:
-            raise ValidationError(f"Longer than maximum length {_MAX_HEADERS}.")
+        if len(value) > MAX_HEADERS:
+            raise ValidationError(f"Longer than maximum length {MAX_HEADERS}.")
         wrong = {name: [fault] for name, fault in _header_faults(value) if fault}
         if wrong:
             raise ValidationError(wrong)
@@ -111,7 +116,7 @@ def _header_faults(headers: Mapping[str, Any]) -> Iterator[tuple[str, str | None
 
 
 def _name_fault(name: str) -> str | None:
-    if not _HEADER_NAME.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name):
         return "Not a valid header name."
     lower = name.lower()
     if lower in guard.RESERVED_HEADERS or lower.startswith(("webhook-", "proxy-")):
@@ -122,8 +127,8 @@ def _name_fault(name: str) -> str | None:
 def _value_fault(value: Any) -> str | None:
     if not isinstance(value, str):
         return "Not a valid string."
-    if len(value) > _MAX_HEADER_VALUE:
-        return f"Longer than maximum length {_MAX_HEADER_VALUE}."
+    if len(value) > MAX_HEADER_VALUE:
+        return f"Longer than maximum length {MAX_HEADER_VALUE}."
     if _CONTROL.search(value):
         return "Must not contain control characters."
     try:
@@ -144,18 +149,20 @@ class Event(fields.String):
 
 
 class Moment(fields.Field[float]):
-    """ISO 8601 (UTC where it names no offset) or Unix seconds, as Unix seconds."""
+    """ISO 8601 (UTC where it names no offset) or Unix seconds, as Unix seconds. A date before
+    1970 means from the first on; a number that large would be milliseconds."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
         try:
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError(value)
-            try:
+            if not isinstance(value, str) or _SECONDS.fullmatch(value):
                 found = float(value)
-            except ValueError:
-                at = datetime.fromisoformat(str(value))
+            else:
+                at = datetime.fromisoformat(value)
                 found = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-            if not 0 <= found < 1e11:
+                found = min(max(0.0, found), _LAST)
+            if not 0 <= found <= _LAST:
                 raise ValueError(value)
         except (ValueError, OverflowError) as error:
             raise ValidationError("Not a date in ISO 8601 or Unix seconds.") from error
@@ -167,8 +174,8 @@ class Moment(fields.Field[float]):
 
 def web_url(value: str) -> None:
     """http or https, with a host, without credentials, control characters or fragment."""
-    if len(value) > _MAX_URL:
-        raise ValidationError(f"Longer than maximum length {_MAX_URL}.")
+    if len(value) > MAX_URL:
+        raise ValidationError(f"Longer than maximum length {MAX_URL}.")
     if _CONTROL.search(value) or any(each.isspace() for each in value) or "\\" in value:
         raise ValidationError("Not a valid URL.")
     try:
@@ -193,19 +200,21 @@ def _is_host(host: str | None) -> bool:
     return bool(_HOST.fullmatch(host.encode("idna").decode()))
 
 
-def matching(pattern: re.Pattern[str], fault: str) -> validate.Validator:
-    """A validator of the whole string."""
+class Matching(validate.Validator):
+    """The whole string must match; `fault` is what is said where it does not."""
 
-    class Matching(validate.Validator):
-        def __call__(self, value: str) -> str:
-            if not pattern.fullmatch(value):
-                raise ValidationError(fault)
-            return value
+    def __init__(self, pattern: re.Pattern[str], fault: str) -> None:
+        self.pattern = pattern
+        self.fault = fault
 
-    return Matching()
+    def __call__(self, value: str) -> str:
+        """The same. Raises `ValidationError`."""
+        if not self.pattern.fullmatch(value):
+            raise ValidationError(self.fault)
+        return value
 
 
-name = matching(
+name = Matching(
     NAME,
     "Must be 1 to 100 letters, digits, _, - or ., beginning with a letter or a digit.",
 )
@@ -213,7 +222,7 @@ name = matching(
 
 def exchange(value: str) -> None:
     """An exchange that one may declare: within AMQP's limits, none of the broker's."""
-    if not _EXCHANGE.fullmatch(value):
+    if not EXCHANGE.fullmatch(value):
         raise ValidationError("Must be 1 to 127 letters, digits, -, _, . or :.")
     if value.startswith("amq."):
         raise ValidationError("Exchanges that begin with amq. are the broker's own.")
@@ -226,7 +235,7 @@ def subject(value: str) -> None:
     if {"{", "}"} & set(plain):
         raise ValidationError("Only {instance} and {event} may stand in braces.")
     parts = plain.split(".")
-    good = _SUBJECT.fullmatch(value) and all(parts) and not {"*", ">"} & set(plain)
+    good = SUBJECT.fullmatch(value) and all(parts) and not {"*", ">"} & set(plain)
     if not good:
         raise ValidationError("Not a valid subject.")
     fixed, brace, _ = value.partition("{")
@@ -247,8 +256,8 @@ def signing_secret(value: str) -> None:
 
 def order_by(value: str) -> None:
     """A dotted path that begins with `data`."""
-    if len(value) > 200 or not _ORDER_BY.fullmatch(value):
+    if len(value) > MAX_ORDER_BY or not ORDER_BY.fullmatch(value):
         raise ValidationError("Must be a dotted path into data, such as data.key.remoteJid.")
 
 
-WORD: Final = matching(TOKEN, "Must be 1 to 128 printable characters without space.")
+WORD: Final = Matching(TOKEN, "Must be 1 to 128 printable characters without space.")

@@ -18,10 +18,10 @@ from evoflask.schemas.fields import (
     Events,
     Flag,
     Headers,
+    Matching,
     Seconds,
     Whole,
     exchange,
-    matching,
     order_by,
     signing_secret,
     subject,
@@ -29,6 +29,7 @@ from evoflask.schemas.fields import (
 )
 
 FORMATS: Final = ("standard",)
+_AWS: Final = "https://sqs.eu-west-1.amazonaws.com"
 MAX_RETRIES: Final = 20
 MAX_RETRY_SECONDS: Final = 604_800
 
@@ -107,7 +108,12 @@ class Sqs(Common):
     needed = ("queueUrl",)
     together = ("accessKeyId", "secretAccessKey")
 
-    queueUrl = fields.String(allow_none=True, load_default=None, validate=web_url)
+    queueUrl = fields.String(
+        allow_none=True,
+        load_default=None,
+        validate=web_url,
+        metadata={"json": {"format": "sqs-queue-url", "example": f"{_AWS}/123456789012/events"}},
+    )
     accessKeyId = fields.String(allow_none=True, load_default=None, validate=WORD)
     secretAccessKey = fields.String(allow_none=True, load_default=None, validate=WORD)
 
@@ -120,7 +126,7 @@ class Pusher(Common):
     appId = fields.String(
         allow_none=True,
         load_default=None,
-        validate=matching(re.compile(r"[0-9]{1,40}", re.ASCII), "Must be digits."),
+        validate=Matching(re.compile(r"[0-9]{1,40}", re.ASCII), "Must be digits."),
     )
     key = fields.String(allow_none=True, load_default=None, validate=WORD)
     secret = fields.String(allow_none=True, load_default=None, validate=WORD)
@@ -128,7 +134,7 @@ class Pusher(Common):
         allow_none=True,
         load_default=None,
         # It becomes part of a host name.
-        validate=matching(
+        validate=Matching(
             re.compile(r"[A-Za-z0-9\-]{1,50}", re.ASCII), "Must be letters, digits or -."
         ),
     )

@@ -9,14 +9,18 @@ from flask import Blueprint, request
 from evoflask import attempts, schemas
 from evoflask.attempts import Filter
 from evoflask.models import DeliveryLog
+from evoflask.schemas import answers
+from evoflask.schemas.asked import AttemptsQuery
 from evoflask.web.auth import some_key, visible
 from evoflask.web.bodies import iso
+from evoflask.web.described import described
 
 bp = Blueprint("attempts", __name__, url_prefix="/attempt")
 
 
 @bp.get("")
 @some_key
+@described(answers.Attempts, query=AttemptsQuery)
 def index() -> dict[str, Any]:
     """By filter, the last one first; `next` is the `after` of the next page, or null."""
     asked = schemas.attempts_query(request.args)

@@ -9,14 +9,18 @@ from flask import Blueprint, request
 from evoflask import auditlog, schemas
 from evoflask.auditlog import Filter
 from evoflask.models import AuditLog
+from evoflask.schemas import answers
+from evoflask.schemas.asked import AuditLogQuery
 from evoflask.web import bodies
 from evoflask.web.auth import some_key, visible
+from evoflask.web.described import described
 
 bp = Blueprint("auditlog", __name__, url_prefix="/audit-log")
 
 
 @bp.get("")
 @some_key
+@described(answers.AuditLog, query=AuditLogQuery)
 def index() -> dict[str, Any]:
     """Newest first, by filter; `next` is the `after` of the next page, or null."""
     asked = schemas.audit_log_query(request.args)

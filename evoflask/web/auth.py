@@ -21,6 +21,7 @@ from evoflask.doorkeeper import client_address
 from evoflask.errors import Forbidden, Unauthorized
 from evoflask.keyring import Key, digest
 from evoflask.web import parts
+from evoflask.web.described import Who, asking
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -132,7 +133,7 @@ def some_key(view: View) -> View:
         visible(None)
         return view(*args, **kwargs)
 
-    return guarded  # type: ignore[return-value]  # the same signature, by wraps
+    return asking(guarded, Who.ANY)  # type: ignore[return-value]  # the same, by wraps
 
 
 def global_key(view: View) -> View:
@@ -144,7 +145,7 @@ def global_key(view: View) -> View:
             raise unauthorized()
         return view(*args, **kwargs)
 
-    return guarded  # type: ignore[return-value]  # the same signature, by wraps
+    return asking(guarded, Who.OPERATOR)  # type: ignore[return-value]  # the same, by wraps
 
 
 def instance_key(view: View) -> View:
@@ -164,4 +165,4 @@ def instance_key(view: View) -> View:
             raise unauthorized()
         return view(*args, **kwargs)
 
-    return guarded  # type: ignore[return-value]  # the same signature, by wraps
+    return asking(guarded, Who.INSTANCE)  # type: ignore[return-value]  # the same, by wraps

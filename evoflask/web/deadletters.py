@@ -11,16 +11,20 @@ from evoflask import auditlog, configuration, deadletters, operations, schemas
 from evoflask.deadletters import Filter
 from evoflask.errors import BadInput
 from evoflask.models import DeadLetter
+from evoflask.schemas import answers
+from evoflask.schemas.asked import DiscardBody, LettersQuery, RequeueBody, RequeueOneBody
 from evoflask.web import bodies, parts
 from evoflask.web.auth import some_key, visible, who
+from evoflask.web.described import described
 
 bp = Blueprint("deadletters", __name__, url_prefix="/deadletter")
 
-_ID = "<int(max=9007199254740991):letter>"
+_ID = "<row:letter>"
 
 
 @bp.get("")
 @some_key
+@described(answers.DeadLetters, query=LettersQuery, errors=(409,))
 def index() -> dict[str, Any]:
     """Newest first, by filter; how many there are by reason; `next` is the `after` of the next
     page, or null."""
@@ -40,6 +44,7 @@ def index() -> dict[str, Any]:
 
 @bp.get(f"/{_ID}")
 @some_key
+@described(answers.WholeLetter)
 def show(letter: int) -> Response:
     """One with its body, `data`, to the byte; null where the entry was missing."""
     found = deadletters.get(letter, visible(None))
@@ -50,6 +55,7 @@ def show(letter: int) -> Response:
 
 @bp.post(f"/{_ID}/requeue")
 @some_key
+@described(answers.Requeued, body=RequeueOneBody, example={}, body_required=False, errors=(409,))
 def requeue(letter: int) -> dict[str, Any]:
     """Deliver one again, by the same event id; 409 where its subscription is gone.
     `{"onto": "<subscription>"}`: to another one of its instance."""
@@ -62,6 +68,13 @@ def requeue(letter: int) -> dict[str, Any]:
 
 @bp.post("/requeue")
 @some_key
+@described(
+    answers.Requeued,
+    also={202: answers.Requeued},
+    body=RequeueBody,
+    example={"instance": "support"},
+    errors=(404, 409),
+)
 def requeue_many() -> tuple[dict[str, Any], int]:
     """Deliver those of a filter again, those of a lane in the order of their acceptance.
 
@@ -74,6 +87,7 @@ def requeue_many() -> tuple[dict[str, Any], int]:
 
 @bp.delete(f"/{_ID}")
 @some_key
+@described(answers.Discarded)
 def discard(letter: int) -> dict[str, Any]:
     """Give one up for good."""
     row = deadletters.discard(letter, visible(None))
@@ -84,6 +98,13 @@ def discard(letter: int) -> dict[str, Any]:
 
 @bp.post("/discard")
 @some_key
+@described(
+    answers.Discarded,
+    also={202: answers.Discarded},
+    body=DiscardBody,
+    example={"instance": "support", "dryRun": True},
+    errors=(404, 409),
+)
 def discard_many() -> tuple[dict[str, Any], int]:
     """Give those of a filter up for good, as `requeue` works; a body that names nothing is
     400."""

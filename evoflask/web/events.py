@@ -19,16 +19,30 @@ from evoflask.envelope import Event
 from evoflask.errors import BadInput, EvoflaskError, NotFound, TooLarge, Unauthorized
 from evoflask.explain import Explained, Told
 from evoflask.manager import Accepted, May
+from evoflask.schemas import answers
 from evoflask.web import attempts, parts
 from evoflask.web.auth import caller_from_request, instance_key
 from evoflask.web.bodies import body_pieces, iso, refuse_encoding
+from evoflask.web.described import Either, Text, Who, described
 from evoflask.web.errors import AllBad, reason_of
+from evoflask.web.openapi.bodies import EMIT, EMIT_EXAMPLE
 
 bp = Blueprint("events", __name__)
 NDJSON = "application/x-ndjson"
 
 
 @bp.post("/event/emit/<instance>")
+@described(
+    Either((answers.Accepted, answers.Batch)),
+    202,
+    also={200: answers.Accepted},
+    key=Who.INSTANCE,
+    body=EMIT,
+    example=EMIT_EXAMPLE,
+    other_bodies={NDJSON: Text(NDJSON)},
+    bad=answers.Refused,
+    headers={"traceparent": "A W3C trace, which the deliveries go on with."},
+)
 def emit(instance: str) -> ResponseReturnValue:
     """202 once the outbox holds it; 200 for an id that was accepted before."""
     caller = caller_from_request()
@@ -51,6 +65,7 @@ def emit(instance: str) -> ResponseReturnValue:
 
 @bp.get("/event/<instance>/<path:event_id>", merge_slashes=False)
 @instance_key
+@described(answers.Event)
 def get(instance: str, event_id: str) -> ResponseReturnValue:
     """200 and the event in the standard format (`data` null and `retained` false once only
     letters and attempts know it), with what became of it at each subscription; 404 for one of

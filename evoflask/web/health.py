@@ -11,9 +11,11 @@ from evoflask import deadletters, health, metrics, rotation
 from evoflask.errors import DatabaseDown
 from evoflask.outbox import totals
 from evoflask.outbox.timetable import Timetable
+from evoflask.schemas import answers
 from evoflask.sinks import SINKS
 from evoflask.web import parts
 from evoflask.web.auth import caller_from_request, unauthorized
+from evoflask.web.described import Text, Who, described
 
 bp = Blueprint("health", __name__)
 
@@ -21,12 +23,14 @@ _LANES = [name for name in SINKS if name != "websocket"]
 
 
 @bp.get("/healthz")
+@described(answers.Alive)
 def healthz() -> dict[str, str]:
     """This process answers. Asks nobody else."""
     return {"status": "alive"}
 
 
 @bp.get("/readyz")
+@described(answers.Ready, also={503: answers.Ready})
 def readyz() -> tuple[dict[str, Any], int]:
     """503 where something that a request needs fails; warnings are 200 and say what to do."""
     looked = health.ready(parts().outbox, parts().settings)
@@ -41,6 +45,7 @@ def readyz() -> tuple[dict[str, Any], int]:
 
 
 @bp.get("/metrics")
+@described(Text("text/plain"), key=Who.OPERATOR)
 def numbers() -> Response:
     """For Prometheus: behind an operator's key, unless `METRICS_OPEN`."""
     if not parts().settings.metrics_open and not caller_from_request().global_:

@@ -10,8 +10,13 @@ from evoflask import configuration, schemas
 from evoflask.configuration import Created, State
 from evoflask.errors import NotFound, Undecipherable
 from evoflask.models import Instance
+from evoflask.schemas import answers
+from evoflask.schemas.asked import InstancesQuery
+from evoflask.schemas.bodies import TokenBody
 from evoflask.web import bodies, parts
 from evoflask.web.auth import caller_from_request, global_key, instance_key, unauthorized, who
+from evoflask.web.described import Many, Who, described
+from evoflask.web.openapi.bodies import CREATE, CREATE_EXAMPLE
 
 bp = Blueprint("instances", __name__, url_prefix="/instance")
 
@@ -30,6 +35,7 @@ _GATEWAY_SETTINGS = {
 
 @bp.post("/create")
 @global_key
+@described(answers.Created, 201, body=CREATE, example=CREATE_EXAMPLE)
 def create() -> tuple[dict[str, Any], int]:
     """A new instance and its token, which is shown here and never again."""
     created = parts().configuration.create(bodies.json_body(schemas.create_body), by=who())
@@ -37,6 +43,7 @@ def create() -> tuple[dict[str, Any], int]:
 
 
 @bp.get("/fetchInstances")
+@described(Many(answers.Instance), key=Who.ANY, query=InstancesQuery, errors=(404,))
 def fetch_instances() -> list[dict[str, Any]]:
     """All instances for the global key, its own for a token; by name, id or number."""
     caller = caller_from_request()
@@ -45,23 +52,19 @@ def fetch_instances() -> list[dict[str, Any]]:
         token is None or not configuration.list_instances(token_sha256=token)
     ):
         raise unauthorized()
-    wanted = {
-        name: request.args.get(name) or None for name in ("instanceName", "instanceId", "number")
-    }
+    query = schemas.instances_query(request.args)
+    name, outbox = query.get("instanceName") or None, query.get("instanceId") or None
     found = configuration.list_instances(
-        token_sha256=token,
-        name=wanted["instanceName"],
-        outbox=wanted["instanceId"],
-        number=wanted["number"],
+        token_sha256=token, name=name, outbox=outbox, number=query.get("number") or None
     )
-    asked = wanted["instanceName"] or wanted["instanceId"]
-    if asked and not found:
-        raise NotFound(f'Instance "{asked}" not found')
+    if (name or outbox) and not found:
+        raise NotFound(f'Instance "{name or outbox}" not found')
     return [_fetched(state) for state in found]
 
 
 @bp.post("/rotateToken/<instance>")
 @instance_key
+@described(answers.Rotated, body=TokenBody, body_required=False, example={}, errors=(409,))
 def rotate_token(instance: str) -> dict[str, Any]:
     """Another token, the body's or one that is drawn; shown here and never again. The old one
     ends at once, with the sockets that it opened."""
@@ -72,6 +75,7 @@ def rotate_token(instance: str) -> dict[str, Any]:
 
 @bp.get("/connectionState/<instance>")
 @instance_key
+@described(answers.ConnectionState)
 def connection_state(instance: str) -> dict[str, Any]:
     """Always open: what connects to WhatsApp is the gateway, not we."""
     return {"instance": {"instanceName": instance, "state": "open"}}
@@ -79,6 +83,7 @@ def connection_state(instance: str) -> dict[str, Any]:
 
 @bp.delete("/logout/<instance>")
 @instance_key
+@described(answers.Success)
 def logout(instance: str) -> dict[str, Any]:
     """Changes nothing here: the session is the gateway's."""
     return _success("Instance logged out")
@@ -86,6 +91,7 @@ def logout(instance: str) -> dict[str, Any]:
 
 @bp.delete("/delete/<instance>")
 @instance_key
+@described(answers.Success)
 def delete(instance: str) -> dict[str, Any]:
     """The instance with all that belongs to it; its name is free at once."""
     parts().configuration.delete(instance, by=who(instance))

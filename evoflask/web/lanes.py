@@ -8,15 +8,19 @@ from flask import Blueprint, request
 
 from evoflask import lanes, schemas
 from evoflask.lanes import Lane
+from evoflask.schemas import answers
+from evoflask.schemas.asked import LanesQuery, PurgeBody, SkipBody
 from evoflask.web import bodies, parts
 from evoflask.web.auth import instance_key, some_key, visible, who
 from evoflask.web.bodies import iso
+from evoflask.web.described import described
 
 bp = Blueprint("lanes", __name__, url_prefix="/lane")
 
 
 @bp.get("")
 @some_key
+@described(answers.Lanes, query=LanesQuery)
 def index() -> dict[str, Any]:
     """`?instance=&after=&limit=`: all lanes for the global key, its own for a token; `next` is
     the `after` of the next page, or null."""
@@ -35,6 +39,7 @@ def index() -> dict[str, Any]:
 
 @bp.post("/<instance>/<name>/pause")
 @instance_key
+@described(answers.Lane, errors=(409,))
 def pause(instance: str, name: str) -> dict[str, Any]:
     """Nothing is delivered until `resume`; what comes is kept."""
     return row(_stop(instance, name, True))
@@ -42,6 +47,7 @@ def pause(instance: str, name: str) -> dict[str, Any]:
 
 @bp.post("/<instance>/<name>/resume")
 @instance_key
+@described(answers.Lane, errors=(409,))
 def resume(instance: str, name: str) -> dict[str, Any]:
     """Goes on at once, also where failures had paused it."""
     return row(_stop(instance, name, False))
@@ -49,6 +55,7 @@ def resume(instance: str, name: str) -> dict[str, Any]:
 
 @bp.post("/<instance>/<name>/probe")
 @instance_key
+@described(answers.Lane, errors=(409,))
 def probe(instance: str, name: str) -> dict[str, Any]:
     """One try now, though it pauses or the next try has a later date; 409 where none can be."""
     return row(lanes.probe(parts().outbox, instance, name, by=who(instance)))
@@ -56,6 +63,7 @@ def probe(instance: str, name: str) -> dict[str, Any]:
 
 @bp.post("/<instance>/<name>/skip")
 @instance_key
+@described(answers.Skipped, body=SkipBody, example={}, body_required=False, errors=(409,))
 def skip(instance: str, name: str) -> dict[str, Any]:
     """The head becomes a dead letter, `skipped`. `{"eventId"}`: only if it is that event."""
     wanted = bodies.optional_json_body(schemas.skip_body)
@@ -65,6 +73,7 @@ def skip(instance: str, name: str) -> dict[str, Any]:
 
 @bp.post("/<instance>/<name>/purge")
 @instance_key
+@described(answers.Purged, body=PurgeBody, example={"confirm": 1}, errors=(409,))
 def purge(instance: str, name: str) -> dict[str, Any]:
     """All that waits is discarded. `{"confirm": <backlog>}`: 409 where another number waits."""
     backlog = bodies.json_body(schemas.purge_body)

@@ -8,27 +8,31 @@ from flask import Blueprint, request
 
 from evoflask import operations, schemas
 from evoflask.models import Operation
+from evoflask.schemas import answers
+from evoflask.schemas.asked import OperationsQuery
 from evoflask.web import bodies
 from evoflask.web.auth import some_key, visible, who
+from evoflask.web.described import described
 
 bp = Blueprint("operations", __name__, url_prefix="/operation")
 
-_ID = "<int(max=9007199254740991):operation>"
+_ID = "<row:operation>"
 _INSIDE = {"instances", "upto", "run", "found"}
 """Of what it was asked: row numbers, which nobody asked for."""
 
 
 @bp.get("")
 @some_key
+@described(answers.Operations, query=OperationsQuery)
 def index() -> dict[str, Any]:
     """`?instance=&state=&after=&limit=`: newest first, a token its own; `next` is the `after`
     of the next page, or null."""
-    asked = schemas.operations_query(request.args)
-    limit = asked.get("limit", 100)
+    query = schemas.operations_query(request.args)
+    limit = query.get("limit", 100)
     rows = operations.find(
-        visible(asked.get("instance")),
-        state=asked.get("state"),
-        before=asked.get("after"),
+        visible(query.get("instance")),
+        state=query.get("state"),
+        before=query.get("after"),
         limit=limit + 1,
     )
     page = rows[:limit]
@@ -40,6 +44,7 @@ def index() -> dict[str, Any]:
 
 @bp.get(f"/{_ID}")
 @some_key
+@described(answers.Operation)
 def show(operation: int) -> dict[str, Any]:
     """How far one is."""
     return row(operations.get(operation, visible(None)))
@@ -47,6 +52,7 @@ def show(operation: int) -> dict[str, Any]:
 
 @bp.post(f"/{_ID}/cancel")
 @some_key
+@described(answers.Operation, errors=(409,))
 def cancel(operation: int) -> dict[str, Any]:
     """End one within half a second; what is done stays done. 409 where it ended already."""
     instances = visible(None)

@@ -8,14 +8,24 @@ from flask import Blueprint
 
 from evoflask import auditlog, configuration, operations, replay, schemas
 from evoflask.replay import Wanted
+from evoflask.schemas import answers
+from evoflask.schemas.asked import ReplayBody
 from evoflask.web import bodies, parts
 from evoflask.web.auth import some_key, visible, who
+from evoflask.web.described import described
 
 bp = Blueprint("replay", __name__)
 
 
 @bp.post("/replay")
 @some_key
+@described(
+    answers.Replayed,
+    also={202: answers.Replayed},
+    body=ReplayBody,
+    example={"instance": "support", "onto": "archive", "since": "2026-01-01"},
+    errors=(404, 409),
+)
 def begin() -> tuple[dict[str, Any], int]:
     """Events of an instance, by ids or by time, once more onto one of its subscriptions.
 

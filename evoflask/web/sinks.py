@@ -11,8 +11,11 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from evoflask import configuration, schemas
+from evoflask.schemas import answers
 from evoflask.web import bodies, parts
 from evoflask.web.auth import instance_key, who
+from evoflask.web.described import OrNull, PerSink, described
+from evoflask.web.openapi.bodies import SET, SET_EXAMPLE, SET_SEVERAL
 
 bp = Blueprint("sinks", __name__)
 
@@ -21,6 +24,7 @@ _SINK = f"<any({', '.join(schemas.SINKS)}):sink>"
 
 @bp.post(f"/{_SINK}/set/<instance>")
 @instance_key
+@described(PerSink(answers.ROWS), 201, body=PerSink(SET), example=SET_EXAMPLE)
 def set_sink(sink: str, instance: str) -> tuple[Response, int]:
     """Set what the body names; the whole row as it is in effect."""
     patch = bodies.json_body(partial(schemas.set_body, sink))
@@ -30,6 +34,7 @@ def set_sink(sink: str, instance: str) -> tuple[Response, int]:
 
 @bp.get(f"/{_SINK}/find/<instance>")
 @instance_key
+@described(OrNull(PerSink(answers.ROWS)))
 def find_sink(sink: str, instance: str) -> Response:
     """The row, or null."""
     state = configuration.get(instance)
@@ -38,6 +43,7 @@ def find_sink(sink: str, instance: str) -> Response:
 
 @bp.post("/event/set/<instance>")
 @instance_key
+@described(answers.Rows, 201, body=SET_SEVERAL, example=SET_EXAMPLE["webhook"])
 def set_event(instance: str) -> tuple[dict[str, Any], int]:
     """Set several sinks, all of them or none."""
     patches = bodies.json_body(schemas.event_body)
@@ -47,6 +53,7 @@ def set_event(instance: str) -> tuple[dict[str, Any], int]:
 
 @bp.get("/event/find/<instance>")
 @instance_key
+@described(answers.Rows)
 def find_event(instance: str) -> dict[str, Any]:
     """All six, row or null."""
     return bodies.evolution_rows(configuration.get(instance))

@@ -18,6 +18,7 @@ from evoflask.delivery.operator import Operator
 from evoflask.outbox import Outbox
 from evoflask.settings import Settings
 from tests.conftest import API_KEY
+from tests.web.conforming import Conforming
 
 Request = Callable[..., TestResponse]
 Dump = Callable[[], object]
@@ -29,6 +30,7 @@ GLOBAL = {"apikey": API_KEY}
 def application(settings: Callable[..., Settings]) -> Iterator[Flask]:
     """Put together as gunicorn would, its tables made."""
     made = composition.create_app(settings())
+    made.test_client_class = Conforming
     db.upgrade()
     yield made
     db.close()

@@ -177,6 +177,8 @@ CASES = [
     webhook("orderBy", {"orderBy": "key.remoteJid"}, "webhook.orderBy: Must be a dotted path"),
     webhook("orderBy with a gap", {"orderBy": "data..key"}, "webhook.orderBy: Must be a dotted"),
     webhook("orderBy with NUL", {"orderBy": "data.\x00"}, "webhook.orderBy: Must be a dotted"),
+    webhook("orderBy with a quote", {"orderBy": 'data.a"b'}, "webhook.orderBy: Must be a dotted"),
+    webhook("orderBy with a backslash", {"orderBy": "data.a\\b"}, "webhook.orderBy: Must be a dot"),
     webhook("orderBy long", {"orderBy": "data." + "a" * 300}, "webhook.orderBy: Must be a dotted"),
     webhook("onFailure", {"onFailure": "stop"}, "webhook.onFailure: Must be one of: pass, wait."),
     webhook("retry a number", {"retry": 5}, "webhook.retry: Not a valid list."),

@@ -163,9 +163,10 @@ def test_the_form_sets_a_cookie_that_no_script_reads_and_no_other_site_sends(
 ) -> None:
     answer = log_in(path="/rq/login?next=/rq/0/view/jobs")
 
-    session, csrf = answer.headers.getlist("Set-Cookie")
+    session, same, csrf = answer.headers.getlist("Set-Cookie")
     assert answer.headers["Location"] == "/rq/0/view/jobs"
     assert all(word in session for word in ("HttpOnly", "SameSite=Strict", "Path=/rq/", "Max-Age"))
+    assert same == session.replace("Path=/rq/", "Path=/docs")
     assert "HttpOnly" not in csrf
     assert API_KEY not in session + csrf
     assert client.get("/rq/").status_code == 200

@@ -22,12 +22,14 @@ from evoflask.errors import Forbidden, TooManyFailures, Unauthorized
 from evoflask.ids import random_id
 from evoflask.keyring import Key, Keyring
 from evoflask.web import parts
-from evoflask.web.auth import address, caller_from_request, find_key, unauthorized
+from evoflask.web.auth import address, caller_from_request, find_key, unauthorized, visible
 
 log = logging.getLogger(__name__)
 
 bp = Blueprint("dashboard", __name__)
 
+DOCS = "/docs"
+"""The other place that the login opens."""
 COOKIE = "evoflask_rq"
 CSRF_COOKIE = "_csrf_token"
 """The name that rq-dashboard's script looks for."""
@@ -104,6 +106,17 @@ def guard() -> Response | None:
     return None
 
 
+def admit() -> Response | None:
+    """Before a page that shows and changes nothing: whoever has a key, a tenant's token too, or
+    a cookie. Answers where to log in, or lets it pass. Raises `Unauthorized`."""
+    if "apikey" in request.headers:
+        visible(None)
+        return None
+    if sessions().key(request.cookies.get(COOKIE, ""), time.time()) is None:
+        return _to(url_for("dashboard.login", next=request.path))
+    return None
+
+
 def _check_csrf(cookie: str) -> None:
     given = request.headers.get("X-CSRFToken", "")
     if not hmac.compare_digest(given.encode(), sessions().csrf(cookie).encode()):
@@ -132,15 +145,16 @@ def enter() -> Response:
         return _form(401, "This is not a key for this page.")
     cookie = sessions().issue(key, time.time())
     response = _to(_next())
-    for name, value, hidden in (
-        (COOKIE, cookie, True),
-        (CSRF_COOKIE, sessions().csrf(cookie), False),
+    for name, value, hidden, path in (
+        (COOKIE, cookie, True, _home()),
+        (COOKIE, cookie, True, _docs()),
+        (CSRF_COOKIE, sessions().csrf(cookie), False, _home()),
     ):
         response.set_cookie(
             name,
             value,
             max_age=sessions().seconds,
-            path=_home(),
+            path=path,
             secure=request.is_secure,
             httponly=hidden,
             samesite="Strict",
@@ -155,8 +169,8 @@ def leave() -> Response:
     if sessions().key(cookie, time.time()):
         _check_csrf(cookie)
     response = _to(url_for("dashboard.login"))
-    for name in (COOKIE, CSRF_COOKIE):
-        response.delete_cookie(name, path=_home())
+    for name, path in ((COOKIE, _home()), (COOKIE, _docs()), (CSRF_COOKIE, _home())):
+        response.delete_cookie(name, path=path)
     return response
 
 
@@ -170,10 +184,15 @@ def _home() -> str:
     return url_for("rq_dashboard.queues_overview")
 
 
+def _docs() -> str:
+    return request.root_path + DOCS
+
+
 def _next() -> str:
     """The page that was asked for: one of ours, whatever the form says."""
     wanted = request.args.get("next", "")
-    return request.root_path + wanted if wanted.startswith("/rq/") else _home()
+    ours = wanted.startswith("/rq/") or wanted == DOCS
+    return request.root_path + wanted if ours else _home()
 
 
 def _to(where: str) -> Response:
@@ -190,7 +209,7 @@ _FORM = """<!doctype html>
 <title>evoflask: log in</title>
 <link rel="stylesheet" href="{style}">
 <div class="container" style="max-width: 26rem; margin-top: 15vh">
-  <h1 style="font-size: 1.5rem">evoflask: dead letters</h1>
+  <h1 style="font-size: 1.5rem">evoflask</h1>
   <form method="post">
     <div class="form-group">
       <label for="key">A global key (AUTHENTICATION_API_KEY), or a read-only one</label>

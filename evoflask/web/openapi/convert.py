@@ -1,0 +1,176 @@
+"""From marshmallow's fields to JSON Schema: apispec's own rules, and ours for what we made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.openapi import OpenAPIConverter
+from marshmallow import EXCLUDE, RAISE, Schema
+from marshmallow.fields import Field
+
+from evoflask import events
+from evoflask.schemas import fields
+from evoflask.schemas.sinks import EMPTY_IS_UNSET, Common
+
+Json = dict[str, Any]
+
+
+def anchored(pattern: re.Pattern[str], *, optional: bool = False) -> str:
+    """The whole string, which JSON Schema's `pattern` does not mean by itself. `optional`: or none
+    of it."""
+    return f"^(?:{pattern.pattern}){'?' if optional else ''}$"
+
+
+def _may_be_empty(field: Field[Any]) -> bool:
+    """An empty text means null there, as Evolution API's clients have it."""
+    return isinstance(field.parent, Common) and field.name in EMPTY_IS_UNSET
+
+
+def _spellings() -> list[str]:
+    names = [*events.NAMES, *events.ALIASES]
+    lower = [name.lower() for name in names]
+    dotted = [name.replace("_", ".") for name in lower]
+    return list(dict.fromkeys([*names, *dotted, *(name.replace("_", "-") for name in lower)]))
+
+
+EVENT: Final[Json] = {
+    "type": "string",
+    "enum": _spellings(),
+    "description": "In any of three spellings; case and mixed dots and dashes are forgiven.",
+}
+MOMENT: Final[Json] = {
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "string", "format": "date"},
+        {"type": "number", "minimum": 0, "maximum": 1e11},
+    ],
+    "description": "ISO 8601, UTC where it names no offset, or Unix seconds.",
+    "example": "2026-11-24T09:30:00Z",
+}
+_OF_FIELD: Final[Mapping[type, Json]] = {
+    fields.Event: {"$ref": "#/components/schemas/EventName"},
+    fields.Events: {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/EventName"},
+        "maxItems": fields.MAX_EVENTS,
+        "description": "Which events; empty: all.",
+    },
+    fields.Headers: {
+        "type": "object",
+        "propertyNames": {"pattern": anchored(fields.HEADER_NAME)},
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": fields.MAX_HEADER_VALUE,
+            "pattern": "^[ -~\u00a0-\u00ff]*$",
+        },
+        "maxProperties": fields.MAX_HEADERS,
+        "example": {"X-Team": "support"},
+    },
+    fields.Moment: MOMENT,
+    fields.Seconds: {"type": "number"},
+}
+_WORD: Final = r"(?:[!-)+-\-/-=?-z|~]|\{instance\}|\{event\})+"
+"""Between two dots of a subject."""
+_QUAD, _THREE, _TWO = "[A-Za-z0-9+/]{4}", "[A-Za-z0-9+/]{3}=", "[A-Za-z0-9+/]{2}=="
+"""Of base64."""
+_OF_VALIDATOR: Final[Mapping[Any, Json]] = {
+    fields.web_url: {
+        "format": "uri",
+        "maxLength": fields.MAX_URL,
+        "description": "http or https, without user, password and fragment. Hosts on private "
+        "networks are refused.",
+        "example": "https://example.com/hook",
+    },
+    fields.exchange: {"pattern": f"^(?!amq\\.){fields.EXCHANGE.pattern}$"},
+    fields.subject: {
+        "pattern": rf"^(?!\$|_INBOX){_WORD}(?:\.{_WORD})*$",
+        "maxLength": 255,
+        "description": "{instance} and {event} are filled in; no wildcards.",
+        "example": "evolution.{instance}.{event}",
+    },
+    fields.order_by: {
+        "pattern": anchored(fields.ORDER_BY),
+        "maxLength": fields.MAX_ORDER_BY,
+        "description": "Events with the same value there keep their order; null: all of them do.",
+    },
+    fields.signing_secret: {
+        "pattern": f"^whsec_(?:(?:{_QUAD}){{8,20}}(?:{_QUAD}|{_THREE}|{_TWO})?"
+        f"|(?:{_QUAD}){{21}}{_TWO})$",
+        "writeOnly": True,
+        "description": "whsec_ and the base64 of 24 to 64 bytes, as Standard Webhooks has it.",
+    },
+}
+
+
+def _ours(_: OpenAPIConverter, field: Field[Any], *, ret: Json) -> Json:
+    """What apispec cannot know of a field."""
+    found = next((_OF_FIELD[kind] for kind in type(field).__mro__ if kind in _OF_FIELD), {})
+    more = dict(found)
+    if "$ref" in more or "anyOf" in more:
+        for word in ("type", "format"):
+            ret.pop(word, None)
+    for validator in field.validators:
+        if isinstance(validator, fields.Matching):
+            more["pattern"] = anchored(validator.pattern, optional=_may_be_empty(field))
+        else:
+            more |= _OF_VALIDATOR.get(validator, {})
+    more |= field.metadata.get("json", {})
+    if field.allow_none and more:
+        more = _or_null(more)
+    return {**more, **{k: ret[k] for k in ("description", "example") if k in field.metadata}}
+
+
+def _or_null(json: Json) -> Json:
+    if "$ref" in json:
+        return {"anyOf": [json, {"type": "null"}]}
+    if "type" in json:
+        return json | {"type": [json["type"], "null"]}
+    return json
+
+
+class _Converter(OpenAPIConverter):
+    """Objects too: `Meta.either` are alternatives, `Meta.json` is what JSON Schema says beside the
+    fields, and `open` ones carry more than they name."""
+
+    def schema2jsonschema(self, schema: Any) -> Json:
+        """A schema as JSON Schema."""
+        made = schema if isinstance(schema, Schema) else schema()
+        meta = type(made).Meta
+        said = (type(made).__doc__ or "").strip()
+        about = {"description": " ".join(said.split())} if said and _own_doc(type(made)) else {}
+        if either := getattr(meta, "either", None):
+            return about | {"anyOf": [self.resolve_nested_schema(each) for each in either]}
+        json: Json = super().schema2jsonschema(schema)
+        if made.unknown == RAISE:
+            json["additionalProperties"] = False
+        elif made.unknown == EXCLUDE and getattr(meta, "open", False):
+            json["additionalProperties"] = True
+        return {**about, **json, **getattr(meta, "json", {})}
+
+
+def _own_doc(kind: type) -> bool:
+    """Schemas without a docstring have marshmallow's, which is about marshmallow."""
+    return kind.__doc__ not in {each.__doc__ for each in kind.__mro__[1:]}
+
+
+class Plugin(MarshmallowPlugin):
+    """apispec's, with our converter. A component is called as its class is."""
+
+    Converter = _Converter
+
+    def __init__(self) -> None:
+        super().__init__(schema_name_resolver=_name)
+
+    def init_spec(self, spec: Any) -> None:
+        """As theirs."""
+        super().init_spec(spec)
+        assert self.converter is not None
+        self.converter.add_attribute_function(_ours)
+
+
+def _name(schema: Any) -> str:
+    kind = schema if isinstance(schema, type) else type(schema)
+    return str(kind.__name__)
