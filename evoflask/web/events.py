@@ -44,7 +44,9 @@ NDJSON = "application/x-ndjson"
     headers={"traceparent": "A W3C trace, which the deliveries go on with."},
 )
 def emit(instance: str) -> ResponseReturnValue:
-    """202 once the outbox holds it; 200 for an id that was accepted before."""
+    """Hands in one event, an array of them, or NDJSON.
+
+    202 once the outbox holds it; 200 for an id that was accepted before."""
     caller = caller_from_request()
     may = caller.may
     if caller.token_sha256 is None:

@@ -179,7 +179,7 @@ def test_a_number_is_taken_exactly_where_the_rule_says_so(
 
     good = {
         "timeout": within(1, 60),
-        "concurrency": isinstance(value, int) and within(1, 64),
+        "concurrency": within(1, 64) and value == int(value),
         "retry": within(0, 604_800),
     }[field]
     given_ = [value] if field == "retry" else value
@@ -191,6 +191,34 @@ def test_a_number_is_taken_exactly_where_the_rule_says_so(
         shown = (answer.json or {})[field]
         shown = shown[0] if field == "retry" else shown
         assert math.isclose(shown, value)
+
+
+GOOD = b'{"event": "call", "data": 1}'
+LINES = st.lists(
+    st.one_of(
+        st.just(GOOD), st.just(b""), st.binary(max_size=40), JSON.map(json.dumps).map(str.encode)
+    ),
+    max_size=8,
+)
+
+
+@held
+@given(lines=LINES, end=st.sampled_from([b"\n", b"\r\n"]))
+def test_each_line_of_ndjson_stands_for_itself(
+    client: FlaskClient, instance: str, lines: list[bytes], end: bytes
+) -> None:
+    body = end.join(lines)
+    asked = [line for line in body.split(b"\n") if line.strip()]
+
+    answer = client.post(
+        "/event/emit/a", data=body, content_type="application/x-ndjson", headers=GLOBAL
+    )
+
+    assert answer.status_code in (202, 400), answer.json
+    results = (answer.json or {})["results"]
+    assert len(results) == len(asked)
+    good = ["status" not in row for row in results]
+    assert good == [line.strip() == GOOD for line in asked]
 
 
 @held

@@ -105,6 +105,30 @@ _OF_VALIDATOR: Final[Mapping[Any, Json]] = {
 }
 
 
+_OF_SUBSCRIPTION: Final[Mapping[str, str]] = {
+    "enabled": "Whether it gets events. Its settings are kept while it does not.",
+    "format": "How its messages look.",
+    "concurrency": "Requests or messages under way at a time.",
+    "onFailure": "`pass`: while an event waits for its next try, others go on; `wait`: they wait "
+    "too.",
+    "retry": "Seconds before each further try, instead of the server's schedule.",
+    "timeout": "Seconds for one try.",
+    "byEvents": "The event's name is added to the path.",
+    "base64": "`data` is sent as the base64 of its JSON.",
+    "headers": "Sent with each request; values are answered as a mask, which may be sent back.",
+    "exchange": "A topic exchange; it is declared.",
+    "mandatory": "A message that reaches no queue has failed.",
+    "jetstream": "Wait until a stream has it; else nothing proves that anybody does.",
+    "createStream": "Make a stream where none takes the subject.",
+    "queueUrl": "Of an SQS queue, FIFO or not.",
+    "accessKeyId": "With `secretAccessKey`; without both the server's own credentials are used.",
+    "secretAccessKey": "Answered as a mask, which may be sent back.",
+    "appId": "Of a Pusher app, with its `key`, `secret` and `cluster`.",
+    "oversize": "What becomes of an event that is too large for Pusher.",
+}
+"""What a field of a sink means, in a line; docs/sinks.md says more."""
+
+
 def _ours(_: OpenAPIConverter, field: Field[Any], *, ret: Json) -> Json:
     """What apispec cannot know of a field."""
     found = next((_OF_FIELD[kind] for kind in type(field).__mro__ if kind in _OF_FIELD), {})
@@ -118,6 +142,8 @@ def _ours(_: OpenAPIConverter, field: Field[Any], *, ret: Json) -> Json:
         else:
             more |= _OF_VALIDATOR.get(validator, {})
     more |= field.metadata.get("json", {})
+    if isinstance(field.parent, Common) and str(field.name) in _OF_SUBSCRIPTION:
+        more["description"] = _OF_SUBSCRIPTION[str(field.name)]
     if field.allow_none and more:
         more = _or_null(more)
     return {**more, **{k: ret[k] for k in ("description", "example") if k in field.metadata}}

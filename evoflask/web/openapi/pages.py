@@ -22,8 +22,8 @@ _LIMITS: Final = {
     "minItems": "at least {}",
     "maxItems": "at most {}",
     "maxProperties": "at most {}",
-    "pattern": "matches {}",
     "format": "{}",
+    "default": "{} where nothing is said",
 }
 _FEW: Final = 12
 """Words of a choice that are named; more are too many to read in a row."""
@@ -73,6 +73,7 @@ def render(document: Json, *, style: str, source: str) -> str:
 def _page() -> jinja2.Template:
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.filters["prose"] = _prose
     return made.from_string(text)
 
 
@@ -144,8 +145,30 @@ def words(schema: Json) -> Markup:
     kinds = schema.get("type", "any")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     text = Markup(" or ").join(_kind(each, schema) for each in kinds)
-    limits = [said.format(schema[word]) for word, said in _LIMITS.items() if word in schema]
+    limits = [
+        said.format(_plain(schema[word]))
+        for word, said in _LIMITS.items()
+        if schema.get(word) is not None
+    ]
+    if "pattern" in schema and "description" not in schema:
+        limits.append(f"matches {schema['pattern']}")
     return text + (f" ({', '.join(limits)})" if limits else "")
+
+
+def _plain(value: Any) -> Any:
+    """30, not 30.0; false, not False."""
+    if isinstance(value, float) and value.is_integer():
+        return f"{int(value):,}"
+    return json.dumps(value) if isinstance(value, bool) else value
+
+
+def _prose(text: str) -> Markup:
+    """With what stands in backticks as code."""
+    parts = [
+        Markup("<code>{}</code>").format(each) if odd % 2 else escape(each)
+        for odd, each in enumerate(text.replace("*", "").split("`"))
+    ]
+    return Markup("").join(parts)
 
 
 def _kind(kind: str, schema: Json) -> Markup:
@@ -159,4 +182,4 @@ def _kind(kind: str, schema: Json) -> Markup:
 def _choice(choices: list[Any]) -> Markup:
     shown = [str(escape(json.dumps(each))) for each in choices[:_FEW]]
     rest = len(choices) - len(shown)
-    return Markup(" | ".join(shown)) + (f" and {rest} more" if rest else "")  # noqa: S704
+    return Markup(" | ").join(map(Markup, shown)) + (f" and {rest} more" if rest else "")
