@@ -116,10 +116,14 @@ def run(folder: Path, *, seed: int, examples: int, phases: str = "") -> Report:
             *("--report", "json", "--report-json-path", str(report)),
             *(("--phases", phases) if phases else ()),
         ]
-        env = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.system.fuzz_hooks"}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "SCHEMATHESIS_HOOKS": "tests.system.fuzz_hooks",
+        }
         done = subprocess.run(
             command,
-            cwd=ROOT,
+            cwd=folder,  # it leaves notes for its next run where it works
             env=env,
             capture_output=True,
             text=True,
