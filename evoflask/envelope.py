@@ -41,7 +41,7 @@ class _Body(msgspec.Struct):
 
 _decode: Callable[[bytes], _Body] = msgspec.json.Decoder(_Body).decode
 _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_LENGTHS: Final = {"sender": 256, "dateTime": 64, "serverUrl": 2048, "origin": 256, "apiKey": 512}
+LENGTHS: Final = {"sender": 256, "dateTime": 64, "serverUrl": 2048, "origin": 256, "apiKey": 512}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _event(raw: _Body, data: bytes) -> Event:
         problems.append("data: Missing data for required field.")
     if raw.id is not None and not EVENT_ID.fullmatch(raw.id):
         problems.append("id: Must be 1 to 128 printable ASCII characters without space.")
-    for field, limit in _LENGTHS.items():
+    for field, limit in LENGTHS.items():
         value = getattr(raw, field)
         if value is not None and (len(value) > limit or not value.isprintable()):
             problems.append(f"{field}: Must be at most {limit} printable characters.")

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
+from evoflask import signing
 from evoflask.schemas.asked import OUTCOMES
 from evoflask.schemas.bodies import INTEGRATIONS
-from evoflask.schemas.sinks import FORMATS, SINKS
+from evoflask.schemas.sinks import FORMATS, SCHEMAS, SINKS, guarantee, setting_names
 
 
 def _text(**how: Any) -> fields.String:
@@ -154,61 +155,43 @@ class SignedRow(Row):
     publicKey = _text(allow_none=True)
 
 
-class WebhookRow(SignedRow):
-    url = _text(allow_none=True)
-    headers = fields.Dict(
-        keys=fields.String(), values=fields.String(), required=True, allow_none=True
-    )
-    byEvents = _flag(allow_none=True)
-    base64 = _flag(allow_none=True)
+def _answered(given: fields.Field[Any]) -> fields.Field[Any]:
+    """A field of a sink as it is shown: null where the row's secrets do not open."""
+    choices = [each for each in given.validators if isinstance(each, validate.OneOf)]
+    how: dict[str, Any] = {"required": True, "allow_none": True, "validate": choices}
+    if isinstance(given, fields.Dict):
+        return fields.Dict(keys=fields.String(), values=fields.String(), **how)
+    kind = next(kind for kind in _KINDS if isinstance(given, kind))
+    return kind(**how)
 
 
-class WebsocketRow(Row):
-    pass
+_KINDS: Final = (fields.Boolean, fields.Integer, fields.Float, fields.String)
 
 
-class RabbitmqRow(SignedRow):
-    exchange = _text(allow_none=True)
-    mandatory = _flag(allow_none=True)
+def _row(sink: str) -> type[Row]:
+    """What the sink's own schema has, as it is answered."""
+    own: dict[str, Any] = {
+        name: _answered(SCHEMAS[sink].fields[name]) for name in setting_names(sink)
+    }
+    if guarantee(sink, {}) is not None:
+        own["delivery"] = _one_of("at-least-once", "at-most-once", allow_none=True)
+    base = SignedRow if sink in signing.SINKS else Row
+    return type(f"{sink.capitalize()}Row", (base,), own)
 
 
-class NatsRow(SignedRow):
-    subject = _text(allow_none=True)
-    jetstream = _flag(allow_none=True)
-    createStream = _flag(allow_none=True)
-    delivery = _one_of("at-least-once", "at-most-once", allow_none=True)
+_PLAIN: Final = {sink: _row(sink) for sink in SINKS}
 
 
-class SqsRow(SignedRow):
-    queueUrl = _text(allow_none=True)
-    accessKeyId = _text(allow_none=True)
-    secretAccessKey = _text(allow_none=True)
-
-
-class PusherRow(Row):
-    appId = _text(allow_none=True)
-    key = _text(allow_none=True)
-    secret = _text(allow_none=True)
-    cluster = _text(allow_none=True)
-    useTLS = _flag(allow_none=True)
-    oversize = _one_of("reject", "reference", allow_none=True)
-
-
-class EvolutionWebhookRow(WebhookRow):
-    """With the two names that Evolution API's own row has."""
-
-    webhookByEvents = _flag(allow_none=True)
-    webhookBase64 = _flag(allow_none=True)
-
-
-ROWS: Final[Mapping[str, type[Row]]] = {
-    "webhook": EvolutionWebhookRow,
-    "websocket": WebsocketRow,
-    "rabbitmq": RabbitmqRow,
-    "nats": NatsRow,
-    "sqs": SqsRow,
-    "pusher": PusherRow,
+_evolution: Mapping[str, Any] = {
+    "__doc__": "With the two names that Evolution API's own row has.",
+    "webhookByEvents": _flag(allow_none=True),
+    "webhookBase64": _flag(allow_none=True),
 }
+EvolutionWebhookRow: Final[type[Row]] = type(
+    "EvolutionWebhookRow", (_PLAIN["webhook"],), dict(_evolution)
+)
+
+ROWS: Final[Mapping[str, type[Row]]] = _PLAIN | {"webhook": EvolutionWebhookRow}
 """What `/<sink>/find` answers."""
 
 
@@ -218,7 +201,7 @@ def _subscription(sink: str, row: type[Row]) -> type[Row]:
 
 
 SUBSCRIPTIONS: Final[tuple[type[Row], ...]] = tuple(
-    _subscription(sink, WebhookRow if sink == "webhook" else row) for sink, row in ROWS.items()
+    _subscription(sink, row) for sink, row in _PLAIN.items()
 )
 """What `/subscription` answers."""
 
@@ -294,11 +277,11 @@ class Instance(Answer):
     Chatwoot = _null()
     Proxy = _null()
     Webhook = _one(EvolutionWebhookRow, allow_none=True)
-    Rabbitmq = _one(RabbitmqRow, allow_none=True)
-    Nats = _one(NatsRow, allow_none=True)
-    Sqs = _one(SqsRow, allow_none=True)
-    Websocket = _one(WebsocketRow, allow_none=True)
-    Pusher = _one(PusherRow, allow_none=True)
+    Rabbitmq = _one(ROWS["rabbitmq"], allow_none=True)
+    Nats = _one(ROWS["nats"], allow_none=True)
+    Sqs = _one(ROWS["sqs"], allow_none=True)
+    Websocket = _one(ROWS["websocket"], allow_none=True)
+    Pusher = _one(ROWS["pusher"], allow_none=True)
     Setting = _null()
     _count = fields.Nested(Counts, required=True)
 

@@ -71,17 +71,17 @@ class AuditLogQuery(Schema):
     limit = fields.Integer(validate=validate.Range(1, 500))
 
 
-class DiscardBody(LettersFilter):
+class ManyLetters(LettersFilter):
+    limit = Whole(validate=validate.Range(1, 10_000_000))
+    dryRun = Flag()
+
+
+class DiscardBody(ManyLetters):
     class Meta:
         json: ClassVar = {"anyOf": [{"required": [each]} for each in FILTER]}
 
-    limit = Whole(validate=validate.Range(1, 10_000_000))
-    dryRun = Flag()
 
-
-class RequeueBody(LettersFilter):
-    limit = Whole(validate=validate.Range(1, 10_000_000))
-    dryRun = Flag()
+class RequeueBody(ManyLetters):
     onto = fields.String(validate=name)
 
 

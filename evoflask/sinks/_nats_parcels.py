@@ -74,8 +74,8 @@ class Parcel:
         self.headers = {"Nats-Msg-Id": _message_id(delivery), **_FIXED_HEADERS}
         if delivery.mark:
             self.headers[f"webhook-{delivery.mark}"] = "true"
-        if keys := delivery.target.keys:
-            self.headers |= signing.headers(keys, delivery.event_id, int(time.time()), body)
+        keys = delivery.target.keys
+        self.headers |= signing.headers(keys, delivery.event_id, int(time.time()), body)
         self.destination = destination
         self.sid = delivery.target.sid
         self.sent = False

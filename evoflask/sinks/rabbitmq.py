@@ -184,10 +184,9 @@ class RabbitmqSink(Sink):
         self._until = now + wait * (0.8 + 0.4 * random.random())
 
     def _message(self, delivery: Delivery) -> Message:
-        known, keys = self._known(delivery.target), delivery.target.keys
+        known, target = self._known(delivery.target), delivery.target
         body = known.format.body(delivery)
-        now = int(time.time())
-        signed = signing.headers(keys, delivery.event_id, now, body) if keys else {}
+        signed = signing.headers(target.keys, delivery.event_id, int(time.time()), body)
         return Message(
             known.key(delivery.event),
             known.mandatory,

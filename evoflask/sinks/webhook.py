@@ -207,10 +207,7 @@ class _Destination:
         headers["webhook-id"] = delivery.event_id
         if delivery.mark:
             headers[f"webhook-{delivery.mark}"] = "true"
-        now = int(time.time())
-        if self.keys and (signed := signing.sign_all(self.keys, delivery.event_id, now, body)):
-            headers["webhook-timestamp"] = str(now)
-            headers["webhook-signature"] = signed
+        headers.update(signing.headers(self.keys, delivery.event_id, int(time.time()), body))
         return headers
 
     def delivered(self, status: int, answer: bytes, url: URL, host: str) -> Attempt:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
 
+from evoflask import envelope
 from evoflask.ids import EVENT_ID
 from evoflask.schemas import INTEGRATIONS, SCHEMAS, SINKS
 from evoflask.schemas.bodies import InstanceBody
@@ -115,6 +116,10 @@ CHANGED: Final = Either(tuple(_changed(sink) for sink in SINKS))
 """`PUT /subscription/<instance>/<name>`."""
 
 
+def _text(field: str) -> fields.String:
+    return fields.String(allow_none=True, validate=validate.Length(max=envelope.LENGTHS[field]))
+
+
 class NewEvent(Schema):
     """One event. Texts are printable; `apiKey` is not kept, `origin` is shown and not looked at."""
 
@@ -128,11 +133,11 @@ class NewEvent(Schema):
         validate=Matching(EVENT_ID, ""),
         metadata={"description": "A repeat of it is answered 200 and not kept again."},
     )
-    sender = fields.String(allow_none=True, validate=validate.Length(max=256))
-    dateTime = fields.String(allow_none=True, validate=validate.Length(max=64))  # noqa: N815
-    serverUrl = fields.String(allow_none=True, validate=validate.Length(max=2048))  # noqa: N815
-    origin = fields.String(allow_none=True, validate=validate.Length(max=256))
-    apiKey = fields.String(allow_none=True, validate=validate.Length(max=512))  # noqa: N815
+    sender = _text("sender")
+    dateTime = _text("dateTime")  # noqa: N815
+    serverUrl = _text("serverUrl")  # noqa: N815
+    origin = _text("origin")
+    apiKey = _text("apiKey")  # noqa: N815
     local = fields.Boolean(
         allow_none=True,
         metadata={"description": "false: not to the instance's own webhook and Pusher."},

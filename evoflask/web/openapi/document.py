@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -153,6 +153,11 @@ class Route:
         """Unique."""
         return f"{self.rule.endpoint}.{self.sink}" if self.sink else str(self.rule.endpoint)
 
+    @property
+    def group(self) -> str:
+        """Its blueprint."""
+        return str(self.rule.endpoint.partition(".")[0])
+
 
 def routes(app: Flask) -> Iterator[Route]:
     """Every operation that a view of ours answers."""
@@ -199,10 +204,12 @@ def build(app: Flask) -> Json:
     spec.components.schema("EventName", component=dict(EVENT))
     for status, (name, words) in _ERRORS.items():
         spec.components.response(name, _error(status, words))
+    groups = set()
     for route in routes(app):
+        groups.add(route.group)
         spec.path(path=route.path, operations={route.method: _operation(route)})
     spec.path(path="/ws", operations={"get": dict(_GATEWAY) | {"responses": _handshake()}})
-    return {**spec.to_dict(), "tags": _tags(app)}
+    return {**spec.to_dict(), "tags": _tags(app, groups)}
 
 
 def _operation(route: Route) -> Json:
@@ -213,7 +220,7 @@ def _operation(route: Route) -> Json:
     summary, description = _words(route.view, route.sink)
     operation: Json = {
         "operationId": route.id,
-        "tags": [route.rule.endpoint.partition(".")[0]],
+        "tags": [route.group],
         "summary": summary,
         "description": f"{description}\n\nKey: {who.value}.".strip(),
         "security": _security(who),
@@ -347,20 +354,17 @@ def _schema(shape: Shape, sink: str | None) -> Any:
 
 
 def _handshake() -> Json:
-    found: Json = {
-        str(status): _ERRORS[status][0] for status in (400, 401, 403, 408, 414, 426, 429)
-    }
-    return {"101": {"description": "Switching Protocols"}, **found, "431": _ERRORS[431][0]} | {
-        "503": _ERRORS[503][0]
-    }
+    errors = (400, 401, 403, 408, 414, 426, 429, 431, 503)
+    found: Json = {str(status): _ERRORS[status][0] for status in errors}
+    return {"101": {"description": "Switching Protocols"}, **found}
 
 
-def _tags(app: Flask) -> list[Json]:
+def _tags(app: Flask, groups: Collection[str]) -> list[Json]:
     """What each group of routes is about: the first words of its module."""
     found = []
     for name, blueprint in app.blueprints.items():
         module = sys.modules[blueprint.import_name]
         about = (inspect.getdoc(module) or "").partition("\n\n")[0]
-        if any(route.rule.endpoint.startswith(f"{name}.") for route in routes(app)):
+        if name in groups:
             found.append({"name": name, "description": " ".join(about.split())})
     return [*found, {"name": "websocket", "description": "Events as they come, for browsers too."}]
