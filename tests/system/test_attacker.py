@@ -268,9 +268,10 @@ def test_nothing_that_a_tenant_tries_reaches_another_one(scene: Scene, receiver:
         fine = 400 <= status < 500 or status == 303 or (mine and status < 300)
         if not fine or MARK in said.replace(scene.event.encode(), b""):
             wrong.append(f"{each}: {status} {said[:200]!r}")
-        if state(scene) != before:
-            wrong.append(f"{each}: {status}, and something changed")
-            before = state(scene)
+        if (now := state(scene)) != before:
+            changed = [name for name in now if now[name] != before[name]]
+            wrong.append(f"{each}: {status}, and something changed: {', '.join(changed)}")
+            before = now
 
     assert wrong == [], "\n".join(wrong)
     assert scene.house.query("SELECT name FROM instance ORDER BY name") == [
