@@ -75,6 +75,8 @@ SETTLE_AFTER = 0.05
 """Seconds that an outcome waits for others of its lane."""
 SETTLE_MANY = 64
 """Lanes settled in one round trip."""
+ASLEEP = 0.5
+"""Seconds that a job may take to end after everything it delivers has ended."""
 AWAKE = 4.0
 """Seconds for which `awake` holds; told every second."""
 CACHE = 20_000
@@ -206,6 +208,7 @@ class Drain:
         while self._lanes and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await self._trials.close(max(0.0, end - time.monotonic()))
+        await self._jobs_end(max(end, time.monotonic() + ASLEEP))
         await self._log_last()
         await _end_tasks({*self._tasks, *self._flights})
         if self._child and self._child.returncode is None:
@@ -217,6 +220,11 @@ class Drain:
         await self._outbox.redis.aclose()
         for pool in (self._threads, self._chore_thread):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _jobs_end(self, until: float) -> None:
+        """A job that ends rings for what is left, over what is about to be closed."""
+        while self._jobs and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     async def _forever(self, run: Callable[[], Awaitable[None]]) -> None:
         """A loop that survives whatever happens in it."""

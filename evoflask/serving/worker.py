@@ -32,7 +32,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 from gunicorn import http
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from evoflask.serving.arrival import Arrival, Bounds, State
 
@@ -45,6 +45,10 @@ _ACCEPTS: Final = 64
 _LINGER: Final = 2.0
 """Seconds that the other side has to hang up after the last answer, or it might lose it: a
 socket that is closed with unread bytes in it resets the connection."""
+_LAST_LINGER: Final = 1.0
+"""The same while the process ends, and the seconds that a connection may then be silent before
+it is closed: whoever asks more often is told to come by another one. gunicorn grants two, and
+there are platforms that kill after five for everything."""
 _LOOK: Final = 0.25
 """Seconds between two looks at everybody's time."""
 _TELL: Final = 60.0
@@ -144,6 +148,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self._buffered = 0
         self._looked = self._told = time.monotonic()
         self._cut: Counter[str] = Counter()
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """gunicorn would wake up for the end of what it keeps alive itself, and that is nothing
+        here: while the process ends, a second more for each step of everybody's goodbye."""
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _LOOK))
 
     # -- coming ------------------------------------------------------------------------------
 
@@ -274,10 +283,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     def _overdue(self, now: float) -> Iterator[Visitor]:
         kept = float(self.cfg.keepalive)
         if not self.alive:
-            kept = min(kept, STOP_KEEPALIVE_LINGER)
+            kept = min(kept, _LAST_LINGER)
         limits = {Phase.LEAVING: _LINGER, Phase.FRESH: self.patience.head, Phase.KEPT: kept}
         if not self.alive:
             limits[Phase.FRESH] = kept
+            limits[Phase.LEAVING] = _LAST_LINGER
         for phase, limit in limits.items():
             for conn in self._waiting[phase]:  # the oldest first
                 if now < conn.since + limit:

@@ -28,6 +28,9 @@ class Client:
 
     def __enter__(self) -> Self:
         headers = {"apikey": self._key}
+        # With a bound to its queue, one that leaves while messages wait for it takes the
+        # library's ten seconds for it: its reader stands still and hears no goodbye.
+        self._options.setdefault("max_queue", None)
         self._life = connect(self._url, additional_headers=headers, max_size=None, **self._options)
         self.ws = self._life.__enter__()
         return self
