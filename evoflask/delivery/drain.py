@@ -204,11 +204,10 @@ class Drain:
             lane.halted = lane.work.stopping = True
             self._drop_unstarted(lane)
             self._consider(lane)
-        # Lanes go one by one, at no one place that could set an event.
-        while self._lanes and time.monotonic() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await _until(lambda: not self._lanes, end)
         await self._trials.close(max(0.0, end - time.monotonic()))
-        await self._jobs_end(max(end, time.monotonic() + ASLEEP))
+        # A job that ends rings for what is left, over what is about to be closed.
+        await _until(lambda: not self._jobs, max(end, time.monotonic() + ASLEEP))
         await self._log_last()
         await _end_tasks({*self._tasks, *self._flights})
         if self._child and self._child.returncode is None:
@@ -220,11 +219,6 @@ class Drain:
         await self._outbox.redis.aclose()
         for pool in (self._threads, self._chore_thread):
             pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _jobs_end(self, until: float) -> None:
-        """A job that ends rings for what is left, over what is about to be closed."""
-        while self._jobs and time.monotonic() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
     async def _forever(self, run: Callable[[], Awaitable[None]]) -> None:
         """A loop that survives whatever happens in it."""
@@ -916,6 +910,13 @@ def _tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 5, 200)
+
+
+async def _until(gone: Callable[[], bool], end: float) -> None:
+    """Waits, for what goes one by one, at no one place that could set an event. `end`: by the
+    monotonic clock."""
+    while not gone() and time.monotonic() < end:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 async def _end_tasks(tasks: set[asyncio.Task[None]]) -> None:

@@ -282,12 +282,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
 
     def _overdue(self, now: float) -> Iterator[Visitor]:
         kept = float(self.cfg.keepalive)
-        if not self.alive:
-            kept = min(kept, _LAST_LINGER)
         limits = {Phase.LEAVING: _LINGER, Phase.FRESH: self.patience.head, Phase.KEPT: kept}
         if not self.alive:
-            limits[Phase.FRESH] = kept
-            limits[Phase.LEAVING] = _LAST_LINGER
+            limits = {phase: min(limit, _LAST_LINGER) for phase, limit in limits.items()}
         for phase, limit in limits.items():
             for conn in self._waiting[phase]:  # the oldest first
                 if now < conn.since + limit:

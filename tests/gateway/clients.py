@@ -23,14 +23,13 @@ class Client:
         self.raw = b""
         self._url = f"ws://127.0.0.1:{house.port}/ws"
         self._key = key
-        self._options = options
+        # With a bound to its queue, one that leaves while messages wait for it takes the
+        # library's ten seconds for it: its reader stands still and hears no goodbye.
+        self._options = {"max_queue": None, **options}
         self.ws: ClientConnection
 
     def __enter__(self) -> Self:
         headers = {"apikey": self._key}
-        # With a bound to its queue, one that leaves while messages wait for it takes the
-        # library's ten seconds for it: its reader stands still and hears no goodbye.
-        self._options.setdefault("max_queue", None)
         self._life = connect(self._url, additional_headers=headers, max_size=None, **self._options)
         self.ws = self._life.__enter__()
         return self
