@@ -125,7 +125,11 @@ def state(scene: Scene) -> dict[str, Any]:
 
 
 def settled(scene: Scene) -> dict[str, Any]:
-    """The same, once what the scene began has come to its end."""
+    """The same, once what the scene began has come to its end: its replay sends its one event
+    after ten seconds, which the victim sees in that event's story."""
+    client = scene.house.client()
+    replay = f"/operation/{scene.operation}"
+    wait_for(lambda: client.good("GET", replay)["state"] == "done", 60, "the scene's replay")
     seen = [state(scene)]
 
     def twice() -> bool:
