@@ -20,6 +20,7 @@ from yarl import URL
 
 from evoflask.net import http as net_http
 from evoflask.net import story
+from evoflask.net.wire import CHUNK
 from evoflask.sinks._answers import MAX_DETAIL
 from evoflask.sinks.base import Attempt, Outcome
 
@@ -29,8 +30,6 @@ FAILURE_SECONDS = 2.0
 """How long the body of a failure is waited for: only the excerpt depends on it."""
 MAX_RETRY_AFTER = 366 * 86400.0
 """Seconds; more is taken for this."""
-CHUNK = 64 * 1024
-"""Bytes of a body handed to the socket at a time, so that 3.7 MB are not copied at once."""
 
 
 class Body(aiohttp.Payload):
@@ -67,10 +66,8 @@ async def failure_body(response: aiohttp.ClientResponse, limit: asyncio.Timeout)
     """What can be read of a failure's body in a moment; its status stands without. `limit` is
     the attempt's own."""
     body = b""
-    end = limit.when() or 0.0
-    left = end - asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(min(FAILURE_SECONDS, left * 0.8)):
+        async with asyncio.timeout(failure_seconds(limit)):
             while not response.content.at_eof() and len(body) <= MAX_FAILURE:
                 body += await response.content.readany()
     except (TimeoutError, aiohttp.ClientError, OSError):
@@ -79,6 +76,12 @@ async def failure_body(response: aiohttp.ClientResponse, limit: asyncio.Timeout)
         told.hears(body)
         told.step("body")
     return body
+
+
+def failure_seconds(limit: asyncio.Timeout) -> float:
+    """How long a failure's body is waited for, within an attempt's time."""
+    left = (limit.when() or 0.0) - asyncio.get_running_loop().time()
+    return min(FAILURE_SECONDS, left * 0.8)
 
 
 def shown_url(url: URL) -> str:

@@ -31,23 +31,20 @@ from evoflask import __version__, formats, masks, signing
 from evoflask.net import guard, story
 from evoflask.net import http as net_http
 from evoflask.settings import Settings
-from evoflask.sinks._answers import KEPT, excerpt, head
+from evoflask.sinks._answers import excerpt, head
 from evoflask.sinks._http import (
     Body,
-    failure_body,
     host_of,
     named,
-    retry_after,
+    parse_retry_after,
     short,
-    tell_answer,
     tell_redirect,
     tell_request,
     translate,
 )
+from evoflask.sinks._lines import MAX_ANSWER, Fixed, Line, Reply, SessionLine, WireLine
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
 
-MAX_ANSWER = 1024 * 1024
-"""Bytes of a 2xx answer that are read."""
 MAX_REDIRECTS = 3
 CACHED = 20_000
 """Destinations kept prepared, some kilobytes each."""
@@ -71,6 +68,7 @@ class WebhookSink(Sink):
         self._settings = settings
         self._ssl_context = ssl_context
         self._session: aiohttp.ClientSession | None = None
+        self._line: WireLine | None = None
         self._destinations: dict[str, _Destination] = {}
 
     async def deliver(self, batch: Sequence[Delivery]) -> list[Attempt]:
@@ -80,6 +78,9 @@ class WebhookSink(Sink):
 
     async def close(self) -> None:
         session, self._session = self._session, None
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
         if session is not None:
             await session.close()
 
@@ -100,8 +101,7 @@ class WebhookSink(Sink):
     ) -> Attempt:
         told = story.current()
         if told is None:
-            session = self._session or self._connect()
-            return await self._exchange(session, destination, delivery, body, limit)
+            return await self._exchange(self._usual(), destination, delivery, body, limit)
         told.hidden, told.secret_headers = destination.hidden, destination.custom
         async with net_http.telling(
             told,
@@ -110,38 +110,47 @@ class WebhookSink(Sink):
             ssl_context=self._ssl_context,
             proxy=self._settings.outbound_proxy,
         ) as session:
-            return await self._exchange(session, destination, delivery, body, limit)
+            line = SessionLine(session)
+            return await self._exchange(line, destination, delivery, body, limit)
 
     async def _exchange(
         self,
-        session: aiohttp.ClientSession,
+        line: Line,
         destination: _Destination,
         delivery: Delivery,
         body: Body,
         limit: asyncio.Timeout,
     ) -> Attempt:
         url = destination.url_for(delivery.event)
-        headers = destination.headers_for(delivery, body.content)
+        fixed, own = destination.fixed, destination.headers_for(delivery, body.content)
         for _ in range(MAX_REDIRECTS + 1):
             body.started = False
             tell_request(url, body)
-            response = await session.post(url, data=body, headers=headers, allow_redirects=False)
-            tell_answer(response)
+            reply = await line.post(url, fixed, own, body)
             try:
-                if response.status not in _FOLLOWED:
-                    return await _read(response, destination, body.host, limit)
-                moved = _moved(url, response)
+                if reply.status not in _FOLLOWED:
+                    return await _read(reply, url, destination, body.host, limit)
+                moved = _moved(url, reply)
             finally:
-                response.release()
+                reply.release()
             if isinstance(moved, Attempt):
                 return moved.told(body.host)
-            tell_redirect(url, response.status)
+            tell_redirect(url, reply.status)
             if moved.origin() != url.origin():
-                headers = destination.foreign(headers)
+                fixed = destination.foreign()
             self._check(moved)
             url, body.host = moved, host_of(moved)
         why = f"more than {MAX_REDIRECTS} redirects"
-        return Attempt(Outcome.REFUSED, str(response.status), why, host=body.host)
+        return Attempt(Outcome.REFUSED, str(reply.status), why, host=body.host)
+
+    def _usual(self) -> Line:
+        """What is sent over. A proxy is spoken to by aiohttp."""
+        if self._line is None:
+            session = self._session or self._connect()
+            if self._settings.outbound_proxy:
+                return SessionLine(session)
+            self._line = WireLine(session)
+        return self._line
 
     def _connect(self) -> aiohttp.ClientSession:
         self._session = net_http.session(
@@ -178,7 +187,7 @@ class _Destination:
     version: int
     url: URL
     by_events: bool
-    headers: CIMultiDict[str]
+    fixed: Fixed
     custom: frozenset[str]
     """Names of the subscription's own headers, lower case."""
     keys: tuple[signing.SigningKey, ...]
@@ -192,6 +201,7 @@ class _Destination:
     last: tuple[int, bytes, str] = (0, b"", "")
     """What `worked` was of: receivers answer the same every time."""
     worked: Attempt = _WORKED
+    abroad: Fixed | None = None
 
     def url_for(self, event: str) -> URL:
         if not self.by_events:
@@ -202,9 +212,9 @@ class _Destination:
             url = self.urls[event] = _url(formats.with_path(str(self.url), path))
         return url
 
-    def headers_for(self, delivery: Delivery, body: bytes) -> CIMultiDict[str]:
-        headers = self.headers.copy()
-        headers["webhook-id"] = delivery.event_id
+    def headers_for(self, delivery: Delivery, body: bytes) -> dict[str, str]:
+        """Those of one delivery alone."""
+        headers = {"webhook-id": delivery.event_id}
         if delivery.mark:
             headers[f"webhook-{delivery.mark}"] = "true"
         headers.update(signing.headers(self.keys, delivery.event_id, int(time.time()), body))
@@ -218,12 +228,14 @@ class _Destination:
             self.worked = classify(status).told(host, head(answer, hidden))
         return self.worked
 
-    def foreign(self, headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    def foreign(self) -> Fixed:
         """The headers for another origin: the subscription's own may be keys to this one."""
-        kept = [(k, v) for k, v in headers.items() if k.lower() not in self.custom]
-        present = {k.lower() for k, _ in kept}
-        kept += [(k, v) for k, v in _DEFAULT_HEADERS if k.lower() not in present]
-        return CIMultiDict(kept)
+        if self.abroad is None:
+            kept = [(k, v) for k, v in self.fixed.headers.items() if k.lower() not in self.custom]
+            present = {k.lower() for k, _ in kept}
+            kept += [(k, v) for k, v in _DEFAULT_HEADERS if k.lower() not in present]
+            self.abroad = Fixed(CIMultiDict(kept))
+        return self.abroad
 
 
 def _prepare(target: Target, server: Settings) -> _Destination:
@@ -242,7 +254,7 @@ def _prepare(target: Target, server: Settings) -> _Destination:
         version=target.version,
         url=url.with_user(None),
         by_events=bool(settings.get("byEvents")),
-        headers=headers,
+        fixed=Fixed(headers),
         custom=frozenset(own),
         keys=target.keys,
         format=formats.FORMATS[target.format](
@@ -286,46 +298,37 @@ def _hidden(
 
 
 async def _read(
-    response: aiohttp.ClientResponse, destination: _Destination, host: str, limit: asyncio.Timeout
+    reply: Reply, url: URL, destination: _Destination, host: str, limit: asyncio.Timeout
 ) -> Attempt:
-    status = response.status
+    status = reply.status
     if not 200 <= status < 300:
-        return await _read_failure(response, destination, host, limit)
-    size, begins, content, told = 0, b"", response.content, story.current()
-    while not content.at_eof():
-        piece = await content.readany()
-        size += len(piece)
-        if destination.shows and len(begins) < KEPT:
-            begins += piece[:KEPT]
-        if told is not None:
-            told.hears(piece)
-        if size > MAX_ANSWER:
-            response.close()
-            return Attempt(
-                Outcome.AMBIGUOUS,
-                "answer-too-large",
-                f"answered {status}, but the answer too large: over {MAX_ANSWER} bytes",
-                host=host,
-            )
-    if told is not None:
-        told.step("body")
-    return destination.delivered(status, begins, response.url, host)
+        return await _read_failure(reply, url, destination, host, limit)
+    begins, whole = await reply.success()
+    if not whole:
+        return Attempt(
+            Outcome.AMBIGUOUS,
+            "answer-too-large",
+            f"answered {status}, but the answer too large: over {MAX_ANSWER} bytes",
+            host=host,
+        )
+    return destination.delivered(status, begins if destination.shows else b"", url, host)
 
 
 async def _read_failure(
-    response: aiohttp.ClientResponse, destination: _Destination, host: str, limit: asyncio.Timeout
+    reply: Reply, url: URL, destination: _Destination, host: str, limit: asyncio.Timeout
 ) -> Attempt:
     """The status stands; what can be read of the body in a moment goes into the detail."""
-    body = await failure_body(response, limit)
-    hidden = (*destination.hidden, response.url.raw_query_string, response.url.query_string)
-    attempt = classify(response.status, retry_after(response), excerpt(body, hidden))
+    body = await reply.failure(limit)
+    hidden = (*destination.hidden, url.raw_query_string, url.query_string)
+    asked = parse_retry_after(reply.header("Retry-After"), time.time())
+    attempt = classify(reply.status, asked, excerpt(body, hidden))
     return attempt.told(host, head(body, hidden))
 
 
-def _moved(url: URL, response: aiohttp.ClientResponse) -> URL | Attempt:
+def _moved(url: URL, reply: Reply) -> URL | Attempt:
     """Where a 307 or 308 points to, or why it is a failure."""
-    code = str(response.status)
-    location = response.headers.get("Location", "")
+    code = str(reply.status)
+    location = reply.header("Location") or ""
     if not location:
         return Attempt(Outcome.REFUSED, code, "redirect without a Location")
     try:
