@@ -56,16 +56,16 @@ def sink_of(name: str) -> str | None:
     return sink if before == "evoflask" and sink else None
 
 
-def ring(connection: redis.Redis, sink: str) -> bool:
-    """Enqueues one drain of the sink. False: enough bells wait already.
+def ring(connection: redis.Redis, sink: str, pending: int = PENDING) -> bool:
+    """Enqueues one drain of the sink. False: `pending` bells wait already.
 
     It goes to the front: who requeued a thousand letters by RQ's own tools put a thousand jobs
     into the queue, and deliveries wait for none of them.
     Raises `redis.RedisError` when RQ's Redis does not take it.
     """
     line = queue(connection, sink)
-    ahead = line.get_job_ids(0, PENDING)
-    if len(ahead) >= PENDING and not any(job.startswith(LETTER) for job in ahead):
+    ahead = line.get_job_ids(0, pending)
+    if len(ahead) >= pending and not any(job.startswith(LETTER) for job in ahead):
         return False
     line.enqueue_call(
         JOB,

@@ -21,10 +21,11 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import orjson
+import redis
 
 from evoflask import bell, db, sinks, traces, vault
 from evoflask.configuration import LaneSettings, read_lane_settings
-from evoflask.delivery import breaker, outcomes
+from evoflask.delivery import breaker, outcomes, sharing
 from evoflask.delivery.attempts import EVERY, Attempts
 from evoflask.delivery.chores import Chores
 from evoflask.delivery.held import Lane, Load, Policies, Station
@@ -81,6 +82,8 @@ AWAKE = 4.0
 """Seconds for which `awake` holds; told every second."""
 CACHE = 20_000
 """Lanes whose settings are kept."""
+SHY = 2 * POLL
+"""Seconds for which a drain that gave lanes back takes none, so that another one does."""
 MARGIN = 0.2
 """Seconds before a hold's end at which nothing more is started."""
 
@@ -125,6 +128,9 @@ class Drain:
         self._turn = 0.0
         """When this turn of the loop put the first delivery under way; 0: it did not yet."""
         self._jobs = 0
+        self._name = random_id()
+        """By which the other drains know this one."""
+        self._shy_until = 0.0
         self._admitting = 0
         """Takes whose lanes wait for their rows."""
         self._stopping = False
@@ -201,9 +207,7 @@ class Drain:
         self._stopping = True
         end = time.monotonic() + grace
         for lane in list(self._lanes.values()):
-            lane.halted = lane.work.stopping = True
-            self._drop_unstarted(lane)
-            self._consider(lane)
+            self._give_back(lane)
         await _until(lambda: not self._lanes, end)
         await self._trials.close(max(0.0, end - time.monotonic()))
         # A job that ends rings for what is left, over what is about to be closed.
@@ -237,15 +241,17 @@ class Drain:
             return
         try:
             await self._outbox.awake(self._partitions, self._served, 0)
+            for sink in self._served:
+                await self._outbox.run(self._lanes_told(sink, 0, 0))
             for partition in self._partitions:
                 for sink in await self._outbox.run(verbs.ring(partition, self._served)):
                     await self._loop.run_in_executor(self._threads, self._ring, sink)
         except Unavailable as error:
             log.info("no bell before sleep, the clock will ring: %s", error)
 
-    def _ring(self, sink: str) -> None:
+    def _ring(self, sink: str, pending: int = bell.PENDING) -> None:
         with bell.connect(self._settings.rq_redis_url) as connection:
-            bell.ring(connection, sink)
+            bell.ring(connection, sink, pending)
 
     async def _find_partitions(self) -> None:
         known = set(await self._outbox.partitions()) | set(range(self._settings.outbox_partitions))
@@ -266,7 +272,7 @@ class Drain:
             asked = [each for each, n in zip(asked, counts, strict=True) if n >= full]
 
     def _may_take(self, station: Station) -> bool:
-        if not self._jobs or self._stopping:
+        if not self._jobs or self._stopping or time.monotonic() < self._shy_until:
             return False
         if self._alone:
             return not self._lanes and not self._admitting
@@ -784,9 +790,7 @@ class Drain:
             return
         settings = rows[lane.held.lane]
         if settings is None:  # given up: whoever takes it next looks whether it has the key
-            lane.halted = lane.work.stopping = True
-            self._drop_unstarted(lane)
-            self._consider(lane)
+            self._give_back(lane)
             return
         self._keep(lane.held.lane, lane.revision, settings)
         if settings.target.version != lane.settings.target.version:
@@ -871,8 +875,40 @@ class Drain:
             await self._outbox.awake(self._partitions, self._served, AWAKE)
             if not self._alone:
                 await self._quarantine()
+                for station in self._stations.values():
+                    await self._share(station)
             if self._stands_in:
                 self._stand_in()
+
+    async def _share(self, station: Station) -> None:
+        """Tells what it has to do, gives back what others have the hands for, and calls for
+        more hands where lanes wait for their turn again and again."""
+        busy = [lane for lane in self._lanes.values() if lane.busy and lane.station is station]
+        others = await self._outbox.run(self._lanes_told(station.name, len(busy), AWAKE))
+        surplus = sharing.surplus(len(busy), others)
+        for lane in busy[:surplus]:
+            self._give_back(lane)
+        if surplus:
+            self._shy_until = time.monotonic() + SHY
+        crowded, station.crowded = station.crowded, len(busy) >= sharing.ENOUGH
+        if crowded and station.crowded and not surplus:
+            # One that waits already would wake whoever is idle.
+            self._loop.run_in_executor(None, self._ring_quietly, station.name)
+
+    def _lanes_told(self, sink: str, lanes: int, seconds: float) -> Call[list[int]]:
+        return verbs.share(self._partitions[0], sink, self._name, lanes, seconds)
+
+    def _ring_quietly(self, sink: str) -> None:
+        try:
+            self._ring(sink, 1)
+        except redis.RedisError as error:
+            log.info("no bell for help, the next second rings again: %s", type(error).__name__)
+
+    def _give_back(self, lane: Lane) -> None:
+        """When what is under way has ended, so that the order within its keys holds."""
+        lane.halted = lane.work.stopping = True
+        self._drop_unstarted(lane)
+        self._consider(lane)
 
     def _stand_in(self) -> None:
         """Do the clock's chores when its lease lapsed; while it works, this is one look."""

@@ -54,6 +54,8 @@ class Station:
         self.flight_free = False
         """The delivery that just ended can carry the next batch: no new task is made."""
         self.next_batch: list[tuple[Lane, Item]] | None = None
+        self.crowded = False
+        """Several lanes had a backlog when this was last looked at."""
         self.gathering = False
         """What can start waits for the end of this turn of the loop, to share calls."""
 
@@ -104,6 +106,11 @@ class Lane:
     def quick(self) -> bool:
         """Whether its deliveries go into the pool of the proven."""
         return self.work.proven and not self.slow
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has more to do than it can have under way, and no trouble doing it."""
+        return self.quick and not self.halted and self.work.backlog
 
     def changed_since(self, item: Item) -> bool:
         """Whether the subscription is another one than the item was sent by."""

@@ -227,6 +227,11 @@ class LaneWork:
         return Want(max(n, 0), self._cursor, new, old)
 
     @property
+    def backlog(self) -> bool:
+        """More is in hand than can be under way."""
+        return self.unstarted > self.concurrency
+
+    @property
     def idle(self) -> bool:
         """Nothing is under way, and nothing in hand may start: settle, and give the lane up."""
         if self.flying:

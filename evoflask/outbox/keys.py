@@ -29,6 +29,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:sweep             set      what is to be swept
     evo:{pN}:totals            hash     counters by sink, histograms of latency
     evo:{pN}:awake:<sink>      string   somebody drains this sink here (expires)
+    evo:{pN}:drains:<sink>     hash     the drains that are awake, and their lanes (expires)
     evo:{pN}:rung:<sink>       string   a bell is on its way (expires)
     evo:{pN}:asked:<sink>      list     tests of subscriptions that nobody took yet
     evo:{pN}:trials:<sink>     zset     tests that are open, with their instance, by their end

@@ -127,7 +127,7 @@ class Timetable:
     def quieten(self, partition: int, sink: str) -> None:
         """Forget who is awake for a sink, and that it was rung for: both are told again within
         a second where they are true, and would last too long where they are not."""
-        for kind in ("awake", "rung"):
+        for kind in ("awake", "drains", "rung"):
             self._outbox.write("DEL", keys.of(partition, f"{kind}:{sink}"))
 
     def older_than(self, partition: int, sinks: Sequence[str], seconds: float, n: int) -> list[str]:

@@ -333,6 +333,12 @@ def awake(partition: int, sinks: Sequence[str], seconds: float) -> Call[int]:
     return _call("awake", partition, (_ms(seconds), *sinks), int)
 
 
+def share(partition: int, sink: str, drain: str, lanes: int, seconds: float) -> Call[list[int]]:
+    """Tell how many lanes with a backlog a drain has, for so long; 0 seconds: none, it sleeps.
+    Answers the same of each other one that told."""
+    return _call("share", partition, (sink, drain, _ms(seconds), lanes), list)
+
+
 def log(
     partition: int,
     name: str,

@@ -34,12 +34,28 @@ def append(outbox: Outbox, *entries: NewEntry, **limits: float) -> verbs.Appende
 def test_every_key_that_a_script_names_is_in_the_drawing() -> None:
     named = set()
     verbs_ = "append take settle renew bury trim expire configure find probe skip purge ask answer"
-    verbs_ += " scan rewind"
+    verbs_ += " scan rewind share"
     for name in verbs_.split():
         named |= set(re.findall(r"P \.\. \(?'([a-z]+)[:']", verbs.script(name).text))
 
     drawn = set(re.findall(r"evo:\{pN\}:([a-z]+)", keys.__doc__ or ""))
     assert named - {"nothing"} <= drawn
+
+
+def test_drains_hear_of_each_other_until_they_sleep_or_are_gone(outbox: Outbox) -> None:
+    def told(drain: str, lanes: int, seconds: float = 60) -> list[int]:
+        return outbox.run(verbs.share(0, "webhook", drain, lanes, seconds))
+
+    assert told("a", 3) == []
+    assert told("b", 5) == [3]
+    assert told("a", 4) == [5]
+    assert outbox.run(verbs.share(0, "nats", "c", 1, 60)) == []
+
+    assert told("b", 0, 0) == [4]
+    assert told("a", 4) == []
+
+    told("b", 7, 0.05)
+    wait_for(lambda: told("a", 4) == [], 5, "the one that told no more")
 
 
 def test_a_restored_database_that_does_not_know_a_lane_keeps_it(
