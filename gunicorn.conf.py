@@ -7,7 +7,7 @@ from pathlib import Path
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from evoflask import health, log, traces, vault
+from evoflask import collector, health, log, traces, vault
 from evoflask.errors import Misconfigured
 from evoflask.serving.arrival import Bounds
 from evoflask.serving.worker import Patience, PatientWorker, allow_files
@@ -68,6 +68,7 @@ def post_worker_init(worker: PatientWorker) -> None:
     traces.configure(_settings, "web")
     registry = worker.wsgi.extensions["evoflask.gateway"]
     registry.alive = lambda: worker.alive
+    collector.tune()
 
 
 def worker_exit(server: object, worker: PatientWorker) -> None:

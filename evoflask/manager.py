@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,7 +165,8 @@ class EventManager:
                 route = self._routes.load(name)
             if route is None or not may(route.token_sha256):
                 raise _refusal(name, may)
-            plan = [self._plan(route, event) for event in events]
+            ways: dict[Hashable, _Way] = {}
+            plan = [_plan(route, event, ways) for event in events]
             answer = self._append(route, plan)
             if answer.status == "ok":
                 self._ring(answer.bells)
@@ -217,14 +218,6 @@ class EventManager:
         return Timetable(self.outbox).run_id()
 
     # -- inside ------------------------------------------------------------------------------
-
-    def _plan(self, route: Route, event: Event) -> tuple[NewEntry, tuple[str, ...]]:
-        rules = list(routing.wanted(route, event.name, event.integration, event.local))
-        lanes = [rule for rule in rules if rule.sink != "websocket"]
-        ws = len(lanes) < len(rules)
-        to = _lanes(event, lanes)
-        entry = NewEntry(event.id, event.given, event.name, event.meta, event.data, to, ws)
-        return entry, tuple(rule.name for rule in rules)
 
     def _append(
         self, route: Route, plan: Sequence[tuple[NewEntry, Any]], *, requeue: bool = False
@@ -291,6 +284,25 @@ def limits_of(settings: Settings) -> Limits:
         events_per_second=settings.max_events_per_second,
         burst=settings.max_events_burst,
     )
+
+
+_Way = tuple[tuple[Rule, ...], bool, tuple[str, ...]]
+"""Where events of a kind go: rules with a lane, whether to websockets, the names of all."""
+
+
+def _plan(
+    route: Route, event: Event, ways: dict[Hashable, _Way]
+) -> tuple[NewEntry, tuple[str, ...]]:
+    """`ways`: those of this route that were found already; a batch has few kinds of events."""
+    kind = (event.name, event.integration, event.local)
+    way = ways.get(kind)
+    if way is None:
+        rules = tuple(routing.wanted(route, event.name, event.integration, event.local))
+        lanes = tuple(rule for rule in rules if rule.sink != "websocket")
+        way = ways[kind] = lanes, len(lanes) < len(rules), tuple(rule.name for rule in rules)
+    lanes, ws, names = way
+    to = _lanes(event, lanes)
+    return NewEntry(event.id, event.given, event.name, event.meta, event.data, to, ws), names
 
 
 def _lanes(event: Event, rules: Sequence[Rule]) -> tuple[tuple[str, str], ...]:

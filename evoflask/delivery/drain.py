@@ -9,7 +9,6 @@ Redis is the truth throughout: what is in here can be lost at any moment.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 import os
@@ -23,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import orjson
 import redis
 
-from evoflask import bell, db, sinks, traces, vault
+from evoflask import bell, collector, db, sinks, traces, vault
 from evoflask.configuration import LaneSettings, read_lane_settings
 from evoflask.delivery import breaker, outcomes, sharing
 from evoflask.delivery.attempts import EVERY, Attempts
@@ -150,7 +149,7 @@ class Drain:
     async def start(self) -> None:
         """Connects and begins to listen; takes nothing before `drain_until_quiet`."""
         db.connect(self._settings)
-        _tune_collector()
+        collector.tune()
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._chore_thread = ThreadPoolExecutor(1, thread_name_prefix="chores")
@@ -937,15 +936,6 @@ class Drain:
         task = self._loop.create_task(run())
         self._flights.add(task)
         task.add_done_callback(self._flights.discard)
-
-
-def _tune_collector() -> None:
-    """A drain makes and drops some thousand objects an event and no cycles to speak of: by
-    default the collector walks them every 700. Measured: a fifth of the CPU per event. The
-    second generation is kept small: of twenty times the first it took 70 ms."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 5, 200)
 
 
 async def _until(gone: Callable[[], bool], end: float) -> None:

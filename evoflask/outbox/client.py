@@ -96,11 +96,30 @@ class Outbox:
         """Raises OutboxDown or OutboxFull. After a time-out the verb may have run."""
         with translated():
             try:
-                answer = self.redis.evalsha(call.script.sha, 1, call.prefix, *call.args)
+                answer = self._eval(call)
             except exceptions.NoScriptError:
                 self.redis.script_load(call.script.text)
-                answer = self.redis.evalsha(call.script.sha, 1, call.prefix, *call.args)
+                answer = self._eval(call)
         return call.read(answer)
+
+    def _eval(self, call: Call[Any]) -> Any:
+        """As redis-py does it, packed by hiredis and without its layers for what it does not do
+        here: repeating, hooks, callbacks. A quarter of an emit's time in this process went there.
+        """
+        command: tuple[Any, ...] = ("EVALSHA", call.script.sha, 1, call.prefix, *call.args)
+        pool = self.redis.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([hiredis.pack_command(command)])
+            return connection.read_response()
+        except exceptions.ResponseError:
+            raise
+        except BaseException:
+            # An answer that nobody read must not be taken for that of the next command.
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
 
     def run_copied(self, call: Call[T], copies: Copies) -> T:
         """`run`, and then until so many replicas have it.

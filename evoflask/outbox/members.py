@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from functools import lru_cache
 from hashlib import blake2b
 
 MISSING_KEY = "-"
 """Events without a value at the path form one key."""
+SHORT = 128
+"""Bytes of a key whose hash is kept: the same chats come again and again."""
 
 
 def key_hash(key: bytes | None) -> str:
@@ -14,7 +17,14 @@ def key_hash(key: bytes | None) -> str:
     ordered as one, which costs a little concurrency and no correctness."""
     if key is None:
         return MISSING_KEY
+    return _short(key) if len(key) <= SHORT else _hash(key)
+
+
+def _hash(key: bytes) -> str:
     return urlsafe_b64encode(blake2b(key, digest_size=6).digest()).decode()
+
+
+_short = lru_cache(4096)(_hash)
 
 
 def entry_of(member: str) -> str:

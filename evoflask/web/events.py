@@ -136,8 +136,8 @@ def _lines() -> Iterator[bytes]:
     rest = b""
     for piece in body_pieces():
         *whole, rest = (rest + piece).split(b"\n")
-        yield from (line for line in whole if line.strip())
-    if rest.strip():
+        yield from (line for line in whole if line and not line.isspace())
+    if rest and not rest.isspace():
         yield rest
 
 
@@ -211,4 +211,5 @@ class _Batch:
         if error:
             reason = {"at": at, "status": error.status, "reason": reason_of(error)}
             body["stopped"] = reason
-        return body, 202
+        # orjson: a batch's answer is long, and the usual encoder takes as long as reading it.
+        return Response(orjson.dumps(body) + b"\n", 202, mimetype="application/json")
