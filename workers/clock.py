@@ -30,7 +30,7 @@ log = logging.getLogger("evoflask.clock")
 EVERY = 1.0
 PATIENCE = 60.0
 """Seconds that one round of chores may take before the clock counts as hanging."""
-LOOK = 0.2
+LOOK = 0.5
 """Seconds between looks for an operation that may go on."""
 REST = 0.5
 """Of the time that a piece took: workers on the same machine have more to do than we."""

@@ -9,6 +9,7 @@ Redis is the truth throughout: what is in here can be lost at any moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -58,6 +59,8 @@ CLOSED_SECONDS = 10
 again."""
 TICK = 0.05
 """Seconds between looks at what has become old: slots, outcomes that wait to be settled."""
+DOZE = 0.5
+"""The same while nothing is held and no bell was heard."""
 ROUND = 0.5
 """Seconds in which each held lane is looked at once."""
 AGAIN = 1.0
@@ -112,6 +115,8 @@ class Drain:
         self._cache: OrderedDict[str, tuple[tuple[str, str], LaneSettings]] = OrderedDict()
         self._partitions = list(range(settings.outbox_partitions))
         self._nudge = asyncio.Event()
+        self._roused = asyncio.Event()
+        """Set while there is a job; a lane that outlives its job is looked at now and then."""
         self._read = asyncio.Event()
         self._settle = asyncio.Event()
         self._reads = Reads()
@@ -182,6 +187,7 @@ class Drain:
         for what is left. `others`: when whoever shall go to sleep with it last worked."""
         until = time.monotonic() + max_seconds
         self._jobs += 1
+        self._roused.set()
         self._worked = time.monotonic()
         try:
             await self._outbox.awake(self._partitions, self._served, AWAKE)
@@ -193,6 +199,7 @@ class Drain:
         finally:
             self._jobs -= 1
             if not self._jobs:
+                self._roused.clear()
                 await self._fall_asleep()
 
     @property
@@ -821,6 +828,9 @@ class Drain:
 
     async def _tick_loop(self) -> None:
         await asyncio.sleep(TICK)
+        if not self._jobs and not self._lanes:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._roused.wait(), DOZE)
         now = time.monotonic()
         if now > self._looked + POLL:
             self._looked = now
