@@ -1,13 +1,14 @@
 # `make` shows what there is.
 .DEFAULT_GOAL := help
 .PHONY: help run run-all test test-slow test-postgres fuzz soak reliability lint format docs pictures \
-	bench lock vulnerabilities clean
+	bench bench-full bench-check bench-databases lock vulnerabilities clean
 SHELL := /bin/sh
 BIN := .venv/bin
 STAMP := .venv/ready
 SERVERS := .venv/servers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST_ARGS ?=
+SECTIONS ?=
 FUZZ_ARGS ?=
 POSTGRES_TESTS ?= tests/unit tests/web tests/gateway tests/system
 # Most tests wait for processes: three at a time keep two cores busy. A file's stay together.
@@ -64,8 +65,21 @@ docs: $(STAMP) ## Write what is generated from the code
 pictures: $(SERVERS) ## Take the manual's pictures of /rq/ anew
 	PICTURES=docs $(BIN)/pytest tests/house/test_failure_desk.py
 
-bench: $(SERVERS) ## Cost per event, beside a bare loop on the same machine
-	$(BIN)/python -m benchmarks
+PEERS := .venv/peers/ready
+$(PEERS): $(SERVERS) benchmarks/peers/requirements.txt benchmarks/peers/bullmq/package-lock.json
+	@scripts/prepare peers
+
+bench: $(PEERS) ## What an event costs, beside the limits and the peers, in short; SECTIONS="drain accept"
+	$(BIN)/python -m benchmarks $(SECTIONS)
+
+bench-full: $(PEERS) ## The same at length, for benchmarks/RESULTS.md: over an hour
+	$(BIN)/python -m benchmarks --full $(SECTIONS)
+
+bench-check: $(SERVERS) ## Fail where a ratio fell behind the committed one by a fifth
+	$(BIN)/python -m benchmarks --check
+
+bench-databases: $(SERVERS) ## SQLite beside PostgreSQL
+	$(BIN)/python -m benchmarks.databases
 
 TOOLS := .venv/tools
 $(TOOLS): requirements-tools.txt $(STAMP)

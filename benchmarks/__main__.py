@@ -1,68 +1,105 @@
-"""`make bench`: events per second and CPU per event, ours beside a bare loop, in one run.
+"""`make bench`, `make bench-full`, `make bench-check`.
 
-CPU is that of the process that does the work. Times differ from machine to machine and from
-minute to minute; the ratio to the bare loop, measured before and after in the same run, is
-what to look at.
+    python -m benchmarks [--full] [--check] [--rounds n] [section ...]
+
+Writes RESULTS.md and the pictures, from what was measured now and, where only some sections ran,
+from what the others said before. With `--check` nothing is written: ratios are compared with the
+committed ones, those that fell behind are measured up to twice more, and if they stay behind it
+fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks import drain, emit, rows, sinks
-from benchmarks.stage import DATABASES, Cost
+from benchmarks import (
+    accept,
+    drain,
+    flat,
+    idle,
+    latency,
+    report,
+    scale,
+    sinks,
+    stages,
+    versus,
+    workloads,
+)
+from benchmarks.measures import Run, behind
 
-
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description="Cost per event.")
-    parser.add_argument("--events", type=int, default=20_000, help="of each row")
-    parser.add_argument("--databases", action="store_true", help="SQLite beside PostgreSQL alone")
-    parser.add_argument("--deep", action="store_true", help="also 1,000,000 waiting events")
-    options = parser.parse_args()
-    n: int = options.events
-    print(f"{'':42}{'events':>10}{'events/s':>10}{'CPU us':>8}{'of bare':>9}")
-    for database in DATABASES:
-        beside(database, n)
-    if options.databases:
-        return
-    for cost in emit.run(max(1000, n // 10), n):
-        show(cost, None)
-    for lanes in (1, 100):
-        compare(drain.run(lanes, n, n))
-    for lanes in (100, 10_000):
-        compare(drain.run(lanes, 100_000, n))
-    for sink in sinks.BROKERS:
-        compare(sinks.run(sink, 100, n))
-    if options.deep:
-        compare(drain.run(100, 1_000_000, n))
-
-
-def beside(database: str, n: int) -> None:
-    """What the database has to do with, and what it ought to have nothing to do with."""
-    print(f"on {database}:")
-    for cost in rows.run(database, max(200, n // 100), n // 4):
-        show(cost, None)
-    for cost in emit.run(max(1000, n // 10), n, database):
-        show(cost, None)
-    compare(drain.run(100, n, n, database))
-
-
-def compare(costs: list[Cost]) -> None:
-    """The bare loop before and after, and what stands between them."""
-    before, ours, after = costs
-    bare = (before.rate + after.rate) / 2
-    show(before, None)
-    show(ours, ours.rate / bare)
-    show(after, None)
+SECTIONS: dict[str, Callable[[Run], None]] = {
+    "accept": accept.section,
+    "drain": drain.section,
+    "sinks": sinks.section,
+    "scale": scale.section,
+    "latency": latency.section,
+    "flat": flat.section,
+    "idle": idle.section,
+    "versus": versus.section,
+    "workloads": workloads.section,
+    "stages": stages.section,
+}
+CHECKED = {
+    "accept": ("accept_batches", "accept_single"),
+    "drain": ("drain",),
+    "sinks": ("nats", "sqs", "pusher"),
+}
+"""What the gate measures, and the ratios that come of each."""
+TURNS = 3
+RESULTS = Path(__file__).with_name("results")
 
 
-def show(cost: Cost, share: float | None) -> None:
-    """One row."""
-    of_bare = "" if share is None else f"{share:.0%}"
-    row = f"{cost.name:42}{cost.events:>10,}{cost.rate:>10,.0f}{cost.micros:>8.0f}{of_bare:>9}"
-    print(row, flush=True)
+def main() -> int:
+    """What was asked for. Answers the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="everything, at length: an hour")
+    parser.add_argument("--check", action="store_true", help="compare with what is committed")
+    parser.add_argument("--rounds", type=int, help="of each section")
+    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS])
+    asked = parser.parse_args()
+    if asked.check:
+        return check(asked.rounds or 3)
+    file = RESULTS / ("full.json" if asked.full else "short.json")
+    RESULTS.mkdir(exist_ok=True)
+    for name in asked.sections or SECTIONS:
+        run = Run(asked.full, asked.rounds or (5 if asked.full else 3))
+        measured(name, run)
+        run.save(file, report.machine())
+    report.write(file)
+    draw = [str(versus.PEERS / "bin" / "python"), "-m", "benchmarks.pictures", str(file)]
+    return subprocess.run(draw, check=False).returncode
+
+
+def measured(name: str, run: Run) -> None:
+    """One section, with its time."""
+    print(f"{name}:", flush=True)
+    began = time.perf_counter()
+    SECTIONS[name](run)
+    print(f"    {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def check(rounds: int) -> int:
+    """The short form against the committed one. What fell back is measured again, up to twice, for
+    a noisy minute is not a slower program; all its values count then."""
+    run = Run(False, rounds)
+    committed = RESULTS / "short.json"
+    again = list(CHECKED)
+    for _ in range(TURNS):
+        for name in again:
+            measured(name, run)
+        found = behind(committed, list(run.measures.values()))
+        again = [name for name, keys in CHECKED.items() if found.keys() & set(keys)]
+        if not again:
+            return 0
+    for sentence in found.values():
+        print(f"behind: {sentence}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

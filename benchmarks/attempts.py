@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+from benchmarks import mix
 from benchmarks.drain import drained
 from benchmarks.stage import Cost, Stage, stage
 from evoflask.models import DeliveryLog
@@ -49,7 +50,9 @@ def run(events: int, rounds: int = ROUNDS) -> dict[str, list[Cost]]:
                 tenants = here.tenants(LANES, "webhook", here.webhook)
                 here.settings = replace(server, attempts_log=keep)
                 name = f"attempts {keep}"
-                costs.append(asyncio.run(drained(here, name, tenants, events, events)))
+                costs.append(
+                    asyncio.run(drained(here, name, tenants, events, events, mix.bodies()))
+                )
         print(f"{DeliveryLog.select().count()} attempts are in the log")
     return found
 

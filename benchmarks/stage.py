@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
@@ -73,8 +73,9 @@ def data(n: int) -> bytes:
 class Stage:
     """The servers, and tenants filled by hand."""
 
-    def __init__(self, settings: Settings, receiver: Receiver) -> None:
+    def __init__(self, settings: Settings, receiver: Receiver, redis_pid: int = 0) -> None:
         self.settings = settings
+        self.redis_pid = redis_pid
         self.receiver = receiver
         self.outbox = Outbox(connect(settings.redis_url))
         vault.unlock(settings)
@@ -125,22 +126,30 @@ class Stage:
             for t in made
         ).execute()
 
-    def fill(self, tenants: list[Tenant], events: int) -> None:
-        """Spread events over the tenants, appended in batches."""
+    def fill(
+        self, tenants: Sequence[Tenant], events: int, bodies: Sequence[bytes] | None = None
+    ) -> None:
+        """Spread events over the tenants, appended in batches. `bodies`: their data in turn."""
         limits = verbs.Limits(retain_entries=self.settings.outbox_retain_entries)
         epoch = models.epoch()
         each, more = divmod(events, len(tenants))
         for t, tenant in enumerate(tenants):
             count = each + (t < more)
             for n in range(0, count, 100):
-                entries = [self._entry(tenant, k) for k in range(n, min(n + 100, count))]
+                some = range(n, min(n + 100, count))
+                entries = [
+                    self._entry(
+                        tenant, k, data(k) if bodies is None else bodies[(t + k * 7) % len(bodies)]
+                    )
+                    for k in some
+                ]
                 call = verbs.append(0, tenant.outbox, 1, epoch, entries, limits)
                 assert self.outbox.run(call).status == "ok"
 
-    def _entry(self, tenant: Tenant, n: int) -> NewEntry:
+    def _entry(self, tenant: Tenant, n: int, body: bytes) -> NewEntry:
         key = key_hash(b'"%d@s.whatsapp.net"' % (n % CHATS))
         to = ((tenant.lane, key),)
-        return NewEntry(event_id(), False, "MESSAGES_UPSERT", b"{}", data(n), to)
+        return NewEntry(event_id(), False, "MESSAGES_UPSERT", b"{}", body, to)
 
     def wait_for(self, events: int, seconds: float) -> float:
         """Seconds until the receiver has them; it is asked rarely, to cost nothing."""
@@ -175,7 +184,7 @@ def stage(database: str = "sqlite", **changes: object) -> Iterator[Stage]:
     ):
         home = Path(name)
         with RedisServer(
-            home / "redis", socket=home / "s", appendonly=True, maxmemory="8gb"
+            home / "redis", socket=home / "s", appendonly=True, maxmemory="12gb"
         ) as redis:
             settings = replace(
                 Settings(),
@@ -189,4 +198,4 @@ def stage(database: str = "sqlite", **changes: object) -> Iterator[Stage]:
                 **changes,  # type: ignore[arg-type]
             )
             receiver.control(record=False)
-            yield Stage(settings, receiver)
+            yield Stage(settings, receiver, redis.process.pid)
