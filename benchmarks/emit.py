@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import orjson
-import psutil
 
+from benchmarks.scene import cpu
 from benchmarks.stage import CHATS, Cost, data, stage
 from evoflask.dev.process import Process, free_port, wait_for
 
@@ -78,12 +78,7 @@ def _run(pid: int, client: Client, path: str, name: str, events: int, batch: int
     )
     for _ in range(20):
         assert client.post(path, body) == 202, orjson.loads(body)
-    cpu, wall = _cpu(pid), time.perf_counter()
+    used, wall = cpu([pid]), time.perf_counter()
     for n in range(events // batch):
         assert client.post(path, messages[n % CHATS] if batch == 1 else body) == 202
-    return Cost(name, events, time.perf_counter() - wall, _cpu(pid) - cpu)
-
-
-def _cpu(pid: int) -> float:
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return sum(sum(p.cpu_times()[:2]) for p in family)
+    return Cost(name, events, time.perf_counter() - wall, cpu([pid]) - used)

@@ -20,6 +20,7 @@ from benchmarks.ours import House, house
 from benchmarks.scene import cpu, percentile, scene
 from benchmarks.stage import Tenant
 from evoflask.dev.process import wait_for
+from evoflask.dev.receiver import Receiver
 from evoflask.outbox import totals
 
 SHAPES = "Shapes of traffic, batches of 100, as fast as it goes"
@@ -48,9 +49,9 @@ def section(run: Run) -> None:
             10_000 if run.full else 1_000,
             skewed,
         )
-        _fairness(run, n)
-        _burst(run, n)
-        _six(run, count // 2, n)
+        _fairness(run)
+        _burst(run)
+        _six(run, count // 2)
 
 
 def names(count: int) -> list[str]:
@@ -73,14 +74,19 @@ def _shape(run: Run, what: str, tenants: int, wanted: Sequence[Event]) -> None:
         run.row(SHAPES, NAMES, what, len(wanted) / seconds, *micros, used[2] / seconds * 100)
 
 
-def _fairness(run: Run, n: int) -> None:
+def _quarter(ours: House, tenants: list[str]) -> float:
+    """A fourth of what it delivers one by one once it is warm; its receiver records then."""
+    warm(ours, events(2_000, tenants, run="warm"))
+    ours.scene.receiver.control(record=True)
+    return capacity(ours, events(3_000, tenants, run="top")) / 4
+
+
+def _fairness(run: Run) -> None:
     """The same tenants and rate with all healthy, and with two that are not."""
     with scene(2, 100) as here, house(here) as ours:
         ours.start()
         everybody = list(here.tenants)
-        warm(ours, events(2_000, everybody, run="warm"))
-        here.receiver.control(record=True)
-        rate = capacity(ours, events(3_000, everybody, run="top")) / 4
+        rate = _quarter(ours, everybody)
         for what in ("all healthy", "one dead, one slow"):
             # The first two stop being healthy the second time.
             sick = everybody[:2] if what != "all healthy" else []
@@ -93,12 +99,9 @@ def _fairness(run: Run, n: int) -> None:
                 ours.point(name, ill[name])
             sound = [e for e in wanted if e.instance not in sick]
             here.receiver.take()
-            came = here.receiver.count()
             sent = ours.load(wanted, connections=16, rate=rate)
-            wait_for(lambda: here.receiver.count() - came >= len(sound), 60, "the healthy ones")  # noqa: B023
-            got = {x.id: x.at for x in here.receiver.take()}
-            wait_for(lambda: got.update((x.id, x.at) for x in here.receiver.take())  # noqa: B023
-                     or all(e.id in got for e in sound), 60, "each of the healthy ones")  # noqa: B023  # fmt: skip
+            got: dict[str, float] = {}
+            wait_for(lambda: _all_of(sound, got, here.receiver), 60, "the healthy ones", 0.2)  # noqa: B023
             took = matched(wanted, sent, "due", {e.id: 0.0 for e in wanted} | got)
             some = [took[e.id] for e in sound]
             run.row(
@@ -106,14 +109,18 @@ def _fairness(run: Run, n: int) -> None:
             )
 
 
-def _burst(run: Run, n: int) -> None:
+def _all_of(wanted: Sequence[Event], got: dict[str, float], receiver: Receiver) -> bool:
+    """Whether all of them arrived, with what has come since it was asked last."""
+    got |= {x.id: x.at for x in receiver.take()}
+    return all(e.id in got for e in wanted)
+
+
+def _burst(run: Run) -> None:
     """One phone is connected: a hundred events of 804 kB. What the others notice."""
     with scene(2, 100) as here, house(here) as ours:
         ours.start()
         names_ = list(here.tenants)
-        warm(ours, events(2_000, names_, run="warm"))
-        here.receiver.control(record=True)
-        rate = capacity(ours, events(3_000, names_[1:], run="top")) / 4
+        rate = _quarter(ours, names_)
         for what in ("before", "during"):
             wanted = events(int(rate * 8), names_[1:], run=what)
             if what == "during":
@@ -136,7 +143,7 @@ SINKS = ("rabbitmq", "nats", "sqs", "pusher")
 SIX = "All sinks at once, drained by two workers"
 
 
-def _six(run: Run, count: int, n: int) -> None:
+def _six(run: Run, count: int) -> None:
     """Twenty instances of each of the five that need no client, all waiting, until all are done."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -21,6 +21,11 @@ def shares(house: House) -> list[int]:
     return [int(value.split()[1]) for value in told.values()]
 
 
+def wait_until_shared(house: House) -> None:
+    """Both workers have several lanes with a backlog."""
+    wait_for(lambda: len([n for n in shares(house) if n >= 2]) == 2, 60, "two that are at it")
+
+
 def filled(house: House, receiver: Receiver) -> Ledger:
     """A backlog for each tenant, accepted."""
     client, ledger = house.client(), Ledger()
@@ -49,7 +54,7 @@ def test_a_worker_that_is_idle_is_called_and_takes_its_share(
     house = make_house(workers=2, quick_slots=SLOTS)
     ledger = filled(house, receiver)
 
-    wait_for(lambda: len([n for n in shares(house) if n >= 2]) == 2, 60, "two that are at it")
+    wait_until_shared(house)
 
     receiver.wait_for(TENANTS * EACH, 120)
     house.wait_quiet()
@@ -64,7 +69,7 @@ def test_a_worker_whose_fellow_is_killed_takes_everything(
 ) -> None:
     house = make_house(workers=2, quick_slots=SLOTS)
     ledger = filled(house, receiver)
-    wait_for(lambda: len([n for n in shares(house) if n >= 2]) == 2, 60, "two that are at it")
+    wait_until_shared(house)
 
     house.kill9("worker", 1)
 
