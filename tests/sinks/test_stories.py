@@ -151,7 +151,9 @@ def test_an_answer_is_shown_to_its_first_four_kilobytes(receiver: Receiver) -> N
 def test_a_name_is_told_with_its_addresses_and_why_they_may_not_be_reached() -> None:
     one = delivery(target("webhook", url=f"http://localhost:{closed_port()}/"), mark="test")
 
-    told = tell(WebhookSink(settings(webhook_allow_networks=())), one)
+    # Patient: this is about names and not about time, and a name has its own thread to wait for.
+    patient = settings(webhook_allow_networks=(), webhook_connect_timeout=5)
+    told = tell(WebhookSink(patient), one)
 
     assert told["code"] == "forbidden-address"
     assert {each["refused"] for each in told["addresses"]} == {"loopback"}
