@@ -857,7 +857,7 @@ def tombstones(before: float, limit: int = _PAGE) -> list[Instance]:
     pushed = Instance.pushed == Instance.revision
     with db.translate():
         query = Instance.select().where((Instance.deleted_at < before) & pushed)
-        return list(query.order_by(Instance.id).limit(limit))
+        return list(query.order_by(Instance.deleted_at).limit(limit))
 
 
 def forget(row: Instance) -> None:

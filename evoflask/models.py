@@ -93,6 +93,11 @@ Instance.add_index(
         Instance.id, where=Instance.pushed != Instance.revision, name="instance_not_pushed"
     )
 )
+Instance.add_index(
+    Instance.index(
+        Instance.deleted_at, where=Instance.deleted_at.is_null(False), name="instance_tombstone"
+    )
+)
 
 
 class Subscription(Row):
