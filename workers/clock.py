@@ -32,6 +32,8 @@ PATIENCE = 60.0
 """Seconds that one round of chores may take before the clock counts as hanging."""
 LOOK = 0.5
 """Seconds between looks for an operation that may go on."""
+STEP = 0.25
+"""Seconds that a sleep takes at most, and so the end of one after a signal."""
 REST = 0.5
 """Of the time that a piece took: workers on the same machine have more to do than we."""
 
@@ -110,7 +112,7 @@ class Clock:
             began = self._turned = time.monotonic()
             self._tick()
             while not self._stopping and time.monotonic() - began < EVERY:
-                time.sleep(0.05)
+                time.sleep(STEP)
         log.info("clock ended")
         return 0
 

@@ -72,6 +72,7 @@ class Attempts:
         self._dropped = 0
         """Attempts that nobody was told of yet."""
         self._flushing = asyncio.Lock()
+        self._noted = asyncio.Event()
 
     def note(self, lane: Lane, item: Item, attempt: Attempt, at: float, seconds: float) -> None:
         """Remember one that began `at` (Unix seconds of Redis' clock) and took `seconds`."""
@@ -88,6 +89,7 @@ class Attempts:
         if held.lane not in buffer.places:
             buffer.places[held.lane] = _place(lane)
         self._size += size
+        self._noted.set()
         buffer.sizes.append(size)
         buffer.rows.append(
             (
@@ -105,6 +107,12 @@ class Attempts:
                 attempt.answer,
             )
         )
+
+    async def wait(self) -> None:
+        """Until there is something to hand over."""
+        if not self._size:
+            self._noted.clear()
+            await self._noted.wait()
 
     async def flush(self, outbox: AsyncOutbox) -> None:
         """Hand over what has come so far. Raises what Redis raises; nothing is forgotten then,

@@ -47,6 +47,8 @@ HEAVY = 32
 """Lanes that give way at once."""
 WRITING = 0.7
 """Seconds a tick in which letters are written."""
+NOTED = 0.5
+"""Seconds a tick after which it notes what was done so far: one that comes may hang."""
 MIRROR_REST = 5.0
 """Seconds for which RQ's Redis is left alone after it failed: the other chores, which are done
 once a second, do not wait for its timeouts each time."""
@@ -81,11 +83,16 @@ class Chores:
         self._ticks = Repeats(log)
         self._failures: dict[str, Repeats] = {}
         self._retired = 0.0
+        self._done: list[str] = []
+        """Chores that ended well and are not noted as done yet."""
+        self._noted = 0.0
 
     def tick(self) -> None:
-        """Does what is due, if nobody else does. Raises what Redis raises for the lease."""
+        """Does what is due, if nobody else does. Raises what Redis raises for the lease, and for
+        the note of what was done."""
         if not self._lease.take():
             return
+        self._done, self._noted = [], time.monotonic()
         partitions = self._outbox.partitions(self._settings.outbox_partitions)
         self._do("rewind", lambda: self._rewind(partitions))
         self._do("ring", lambda: self._each(partitions, self._ring))
@@ -105,6 +112,7 @@ class Chores:
         self._do("audit-log", self._audit_log)
         if time.monotonic() >= self._mirror_again:
             self._do("mirror", self._show)
+        self._note()
 
     def tick_quietly(self) -> None:
         """The same for a worker: what fails is logged."""
@@ -120,17 +128,25 @@ class Chores:
         failures = self._failures.setdefault(name, Repeats(log))
         try:
             chore()
-            self._timetable.done(name)
+            self._done.append(name)
+            if time.monotonic() - self._noted > NOTED:
+                self._note()
         except (EvoflaskError, redis.RedisError, OSError) as error:
             # Not ours alone: RQ's Redis may be down or full, and bells are the least of it.
             failures.tell(f"the chore {name} failed", error)
         else:
             failures.over(f"the chore {name} is done again")
 
+    def _note(self) -> None:
+        """When they were done, for who asks for the clock's health."""
+        done, self._done, self._noted = self._done, [], time.monotonic()
+        if done:
+            self._timetable.done(done)
+
     def _each(self, partitions: list[int], chore: Callable[[int], object]) -> None:
         for partition in partitions:
             chore(partition)
-            self._lease.take()
+            self._lease.keep()
 
     # -- the clock ---------------------------------------------------------------------------
 

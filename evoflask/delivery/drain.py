@@ -59,8 +59,8 @@ CLOSED_SECONDS = 10
 again."""
 TICK = 0.05
 """Seconds between looks at what has become old: slots, outcomes that wait to be settled."""
-DOZE = 0.5
-"""The same while nothing is held and no bell was heard."""
+REST = 5.0
+"""Seconds that a drain without a job and without a lane rests. Whatever comes for it rings."""
 ROUND = 0.5
 """Seconds in which each held lane is looked at once."""
 AGAIN = 1.0
@@ -116,7 +116,7 @@ class Drain:
         self._partitions = list(range(settings.outbox_partitions))
         self._nudge = asyncio.Event()
         self._roused = asyncio.Event()
-        """Set while there is a job; a lane that outlives its job is looked at now and then."""
+        """Set by a job and by a lane, which may outlive its job: the rest is over."""
         self._read = asyncio.Event()
         self._settle = asyncio.Event()
         self._reads = Reads()
@@ -199,7 +199,6 @@ class Drain:
         finally:
             self._jobs -= 1
             if not self._jobs:
-                self._roused.clear()
                 await self._fall_asleep()
 
     @property
@@ -374,6 +373,7 @@ class Drain:
         if self._alone:
             lane.work.exhausted = True
         self._lanes[held.lane] = lane
+        self._roused.set()
         self._renewer.add(hold)
         if self._stopping:
             lane.halted = lane.work.stopping = True
@@ -406,7 +406,11 @@ class Drain:
 
     async def _listen_loop(self) -> None:
         partitions = self._partitions
+        deaf = True
         async for sink, lane_id, anew in self._outbox.listen(partitions):
+            if deaf:  # what was told before is looked for
+                deaf = False
+                self._trials.nudge()
             lane = self._lanes.get(lane_id)
             if lane is not None:
                 if anew:  # skipped or purged: nothing of it that was in hand is to be started
@@ -686,6 +690,7 @@ class Drain:
                 item.load = None
 
     async def _log_loop(self) -> None:
+        await self._attempts.wait()
         await asyncio.sleep(EVERY)
         await self._attempts.flush(self._outbox)
 
@@ -828,9 +833,7 @@ class Drain:
 
     async def _tick_loop(self) -> None:
         await asyncio.sleep(TICK)
-        if not self._jobs and not self._lanes:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._roused.wait(), DOZE)
+        await self._rest()
         now = time.monotonic()
         if now > self._looked + POLL:
             self._looked = now
@@ -877,7 +880,16 @@ class Drain:
             # All that is under way takes long: the answer says what was changed meanwhile.
             self._queue_settle(lane)
 
+    async def _rest(self) -> None:
+        """While there is neither a job nor a lane: nothing in here becomes old."""
+        if self._jobs or self._lanes:
+            return
+        self._roused.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._roused.wait(), REST)
+
     async def _second_loop(self) -> None:
+        await self._rest()
         await asyncio.sleep(1)
         await self._find_partitions()
         if self._jobs:

@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 256
 """Tests under way in a drain. An instance has four open at most, so no tenant fills it."""
-LOOK = 1.0
-"""Seconds between looks when nothing told of a test."""
+LOOK = 5.0
+"""Seconds between looks when nothing told of a test: for a word that was lost."""
+FULL = 1.0
+"""Seconds until the next look while there is no room."""
 LONGEST = 30.0
 """Seconds for one, whatever its subscription's own timeout."""
 LATE = 60.0
@@ -56,7 +58,7 @@ class Trials:
         self._heard.set()
 
     async def look(self, partitions: Sequence[int]) -> None:
-        """Waits until one is told of, a second at most, and begins those that there are."""
+        """Waits until one is told of, `LOOK` seconds at most, and begins those that there are."""
         try:
             async with asyncio.timeout(LOOK):
                 await self._heard.wait()
@@ -65,7 +67,9 @@ class Trials:
         self._heard.clear()
         room = AT_ONCE - len(self._under_way)
         if room <= 0:
-            return  # the next look is in a second
+            self._heard.set()
+            await asyncio.sleep(FULL)
+            return
         for asked in await trials.take(self._outbox, partitions, list(self._sinks), room):
             task = asyncio.create_task(self._answer(asked))
             self._under_way.add(task)

@@ -36,6 +36,8 @@ redis.call('PERSIST', KEYS[1])
 return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 """
 """One command on one key, also on a full Redis: the script's first write takes no memory."""
+SILENCE = 5.0
+"""Seconds after which who listens is told that nobody told anything."""
 TIMEOUT = 2.0
 """Seconds for an answer of Redis. A verb takes milliseconds."""
 
@@ -282,14 +284,14 @@ class AsyncOutbox:
 
     async def listen(self, partitions: Sequence[int]) -> AsyncIterator[tuple[str, str, bool]]:
         """What append and an operator tell while it goes: (sink, lane or "", whether what is in
-        hand of the lane and did not start is void); ("", "", False) once a second when they
-        tell nothing. Ends with OutboxDown."""
+        hand of the lane and did not start is void); ("", "", False) when it begins to hear, and
+        every `SILENCE` seconds in which they tell nothing. Ends with OutboxDown."""
         with translated():
             pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
             try:
                 await pubsub.subscribe(*(keys.of(p, "wake") for p in partitions))
                 while True:
-                    message = await pubsub.get_message(timeout=1.0)
+                    message = await pubsub.get_message(timeout=SILENCE)
                     text = message["data"].decode() if message else ""
                     sink, lane, anew = (*text.split(" "), "", "")[:3]
                     yield sink, lane, anew == "anew"

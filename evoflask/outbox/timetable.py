@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,11 @@ return 1
 """
 """Take or keep the lease, also on a full Redis. Atomic: two clocks must not both have it."""
 
+_INFO = "return redis.call('INFO', ARGV[1])"
+"""As text: redis-py makes a table of its hundred lines, to be asked for one."""
+KEEP = 1.0
+"""Seconds for which a lease that was taken needs no thought. It lasts for several of them."""
+
 
 class Lease:
     """The right to do the chores, or what another key stands for, for a time."""
@@ -35,11 +41,18 @@ class Lease:
         self._holder = holder
         self._seconds = seconds
         self._key = key
+        self._taken = 0.0
 
     def take(self) -> bool:
         """Whether it is ours, for the next seconds. Raises `OutboxDown`."""
         args = (self._holder, round(self._seconds * 1000))
+        self._taken = time.monotonic()
         return bool(self._outbox.ask(lambda r: r.eval(_LEASE, 1, self._key, *args)))
+
+    def keep(self) -> None:
+        """Takes it anew where that is due, between two pieces of work. Raises `OutboxDown`."""
+        if time.monotonic() - self._taken > KEEP:
+            self.take()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +70,10 @@ class Timetable:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
-    def done(self, chore: str) -> None:
-        self._outbox.write("HSET", keys.CHORES, chore, f"{time.time():.3f}")
+    def done(self, chores: Iterable[str]) -> None:
+        """They were done now."""
+        now = f"{time.time():.3f}"
+        self._outbox.write("HSET", keys.CHORES, *(word for name in chores for word in (name, now)))
 
     def last_done(self) -> dict[str, float]:
         """When each chore was last done, Unix seconds."""
@@ -73,31 +88,34 @@ class Timetable:
     def tell(self, what: str) -> None:
         self._outbox.ask(lambda r: r.hset(keys.CHORES, TOLD, what))
 
-    def info(self, section: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._outbox.ask(lambda r: r.info(section))
-        return found
-
     def run_id(self) -> str:
-        return str(self.info("server")["run_id"])
+        return self._info("server", "run_id")[0]
 
     def persisted(self) -> Persisted:
-        run_id, state = self.run_id(), self.info("persistence")
-        waiting = state.get("aof_enabled") and (
-            state.get("aof_last_write_status") != "ok" or state.get("aof_pending_bio_fsync", 0) > 1
-        )
-        return Persisted(run_id, not waiting)
+        names = ("aof_enabled", "aof_last_write_status", "aof_pending_bio_fsync")
+        enabled, status, pending = self._info("persistence", *names)
+        waiting = enabled == "1" and (status != "ok" or int(pending or 0) > 1)
+        return Persisted(self.run_id(), not waiting)
 
     def memory_share(self) -> float:
         """Used share of maxmemory; 0 where there is no limit."""
-        memory = self.info("memory")
-        limit = int(memory.get("maxmemory") or 0)
-        return int(memory["used_memory"]) / limit if limit else 0.0
+        used, limit = self._memory()
+        return used / limit if limit else 0.0
 
     def excess(self, share: float) -> int:
         """Bytes in use beyond that share of maxmemory; 0 where there is no limit."""
-        memory = self.info("memory")
-        limit = int(memory.get("maxmemory") or 0)
-        return max(0, int(memory["used_memory"]) - int(limit * share)) if limit else 0
+        used, limit = self._memory()
+        return max(0, used - int(limit * share)) if limit else 0
+
+    def _memory(self) -> tuple[int, int]:
+        used, limit = self._info("memory", "used_memory", "maxmemory")
+        return int(used), int(limit or 0)
+
+    def _info(self, section: str, *names: str) -> list[str]:
+        """What Redis says of itself; empty where it does not say that."""
+        said: Any = self._outbox.ask(lambda r: r.eval(_INFO, 0, section))
+        found = (re.search(rf"^{name}:(.*?)\r?$", said.decode(), re.MULTILINE) for name in names)
+        return [each[1] if each else "" for each in found]
 
     def now(self) -> float:
         """Redis' clock, Unix seconds."""

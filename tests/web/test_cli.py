@@ -334,7 +334,7 @@ def test_what_a_letter_says_cannot_change_the_terminal(flask: Flask_, letters: l
 
 
 def test_the_doctor_looks_at_every_part(flask: Flask_, outbox: Outbox, instance: str) -> None:
-    Timetable(outbox).done("ring")
+    Timetable(outbox).done(["ring"])
 
     looked = {part["name"]: part for part in json.loads(flask("doctor", "--json").output)}
 

@@ -67,7 +67,7 @@ def test_alive_needs_no_key_and_nobody_else(gone: FlaskClient) -> None:
 
 
 def test_ready_names_every_part(client: FlaskClient, outbox: Outbox) -> None:
-    Timetable(outbox).done("ring")
+    Timetable(outbox).done(["ring"])
 
     found = parts(client)
 
