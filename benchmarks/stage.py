@@ -15,6 +15,7 @@ import orjson
 
 from evoflask import configuration, db, keyring, models, vault
 from evoflask.dev.postgres_server import PostgresServer
+from evoflask.dev.process import wait_for
 from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
 from evoflask.ids import event_id, random_id
@@ -145,6 +146,15 @@ class Stage:
                 ]
                 call = verbs.append(0, tenant.outbox, 1, epoch, entries, limits)
                 assert self.outbox.run(call).status == "ok"
+        wait_for(self._rewritten, 600, "Redis' rewriting of its file", 0.05)
+
+    def _rewritten(self) -> bool:
+        """Whether Redis has done what filling sets off: a child of it writes the whole file anew
+        once it has doubled, beyond 64 MiB, and that is not what an event's delivery costs."""
+        state = self.outbox.redis.info("persistence")
+        size = state["aof_current_size"]
+        due = size > max(64 << 20, 2 * state["aof_base_size"])
+        return not (due or state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
 
     def _entry(self, tenant: Tenant, n: int, body: bytes) -> NewEntry:
         key = key_hash(b'"%d@s.whatsapp.net"' % (n % CHATS))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,12 +19,14 @@ import psutil
 import redis
 
 from benchmarks import mix
+from benchmarks.brokers import start_of
 from benchmarks.measures import Run
 from benchmarks.mix import events
 from benchmarks.ours import house
 from benchmarks.scene import Scene, cpu, scene
 from benchmarks.versus import PEERS
-from evoflask.outbox import verbs
+from evoflask.dev.process import wait_for
+from evoflask.outbox import totals, verbs
 
 HEADING = "Stages, us of CPU an event"
 NAMES = ("phase", "stage", "us")
@@ -45,6 +48,7 @@ DRAIN = (
     ("begin", r"_put_under_way|_start_more|_launch|_consider|_next|_add \("),
     ("send", r"_fly|_deliver |evoflask/sinks/|evoflask/net/"),
     ("sign", r"evoflask/signing\.py"),
+    ("client library", r"pika/|nats/|aiohttp/"),
     ("verdict", r"_ended|_close |evoflask/delivery/verdicts|evoflask/delivery/outcomes"),
     ("settle", r"_settle_loop|_settle_call|_settled|_queue_settle"),
     ("log", r"_log_loop|evoflask/delivery/attempts"),
@@ -53,11 +57,13 @@ DRAIN = (
 """A stage and what frames of it look like, innermost that fits; what fits nowhere is "other"."""
 READS = ("XRANGE", "GET")
 """What a drain asks beside its scripts."""
+BROKERS = ("rabbitmq", "nats", "pusher")
+"""Whose goal is not met."""
 SPY = PEERS / "bin" / "py-spy"
 
 
 def section(run: Run) -> None:
-    """Accepting in batches, accepting one by one, draining."""
+    """Accepting in batches, accepting one by one, draining to webhooks and to brokers."""
     count = 120_000 if run.full else 40_000
     with scene(0, 100) as here, house(here, web=1) as ours:
         web = ours.start(workers=False)[0]
@@ -80,6 +86,31 @@ def section(run: Run) -> None:
         worker.send_group(signal.SIGCONT)
         _look(run, here, "drain", worker.pid, DRAIN, count // 2,
               lambda: here.receiver.wait_for(1_000 + count // 2, 120))  # fmt: skip
+    for sink in BROKERS:
+        _drain_to(run, sink, count // 4)
+
+
+def _drain_to(run: Run, sink: str, count: int) -> None:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        start_of(sink)(Path(name)) as broker,
+        scene(1, 1) as here,
+        house(here, **broker.settings) as ours,
+    ):
+        tenants = ours.stage.tenants(100, sink, broker.subscription)
+        data = mix.bodies(media=False)
+        worker = ours.start(web=False)[0]
+
+        def wait(n: int) -> None:
+            done = lambda: totals.read(ours.stage.outbox, [sink], 1).of(sink, "delivered")  # noqa: E731
+            wait_for(lambda: done() >= n, 120, f"{n} events", 0.05)
+
+        ours.stage.fill(tenants, 1_000, data)
+        wait(1_000)
+        worker.send_group(signal.SIGSTOP)
+        ours.stage.fill(tenants, count, data)
+        worker.send_group(signal.SIGCONT)
+        _look(run, here, f"drain to {sink}", worker.pid, DRAIN, count, lambda: wait(1_000 + count))
 
 
 def _look(
