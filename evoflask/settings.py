@@ -586,7 +586,8 @@ class Settings:
         256,
         About(
             "QUICK_SLOTS",
-            "Deliveries under way at once in one worker process that are younger than a second.",
+            "Deliveries under way at once in one worker process that are younger than a second, "
+            "of each sink; of RabbitMQ four times as many.",
             whole(1, 100_000),
         ),
     )

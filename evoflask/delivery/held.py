@@ -46,7 +46,8 @@ class Station:
     def __init__(self, name: str, sink: Sink, settings: Settings) -> None:
         self.name = name
         self.sink = sink
-        self.slots = Slots(settings.quick_slots, settings.slow_slots, settings.drain_bytes)
+        quick = settings.quick_slots * sink.depth
+        self.slots = Slots(quick, settings.slow_slots, settings.drain_bytes)
         self.turns: dict[bool, deque[Lane]] = {True: deque(), False: deque()}
         self.pace = Pace(least=max(8, sink.batch_size))
         self.started = 0

@@ -123,6 +123,9 @@ class Sink(abc.ABC):
 
     batch_size: ClassVar[int] = 1
     """How many deliveries one call may carry."""
+    depth: ClassVar[int] = 1
+    """How many times `QUICK_SLOTS` deliveries may be under way at once: more than 1 where they
+    share a connection, cost the destination nothing while they wait, and are confirmed late."""
 
     @abc.abstractmethod
     def __init__(self, settings: Settings) -> None: ...

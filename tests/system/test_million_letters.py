@@ -33,7 +33,7 @@ WINDOW = 6.0
 """Seconds of one measurement."""
 BREATH = 1.0
 """Seconds between an answer and the next question: somebody reads."""
-WAITING = 150_000
+WAITING = 100_000
 """Events that wait when a measurement begins: more than a worker delivers in one."""
 
 WRITE = """
