@@ -19,7 +19,7 @@ import functools
 import re
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import redis
 import redis.asyncio
@@ -38,6 +38,7 @@ _TLS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_host
 _OF_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s,:\[\]/?#@]+))(?::(?P<port>\d+))?")
+_URL: Final = re.compile(r"([^:/?#]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?")
 _SERVICE = re.compile(r"[A-Za-z0-9._-]+")
 
 Options = tuple[tuple[str, Any], ...]
@@ -61,15 +62,11 @@ class Link:
 def parse(url: str) -> Link:
     """Raises `ValueError` with a sentence's end that repeats nothing of the URL: it may carry a
     password."""
-    try:
-        parts = urlsplit(url)
-        scheme, netloc, path = parts.scheme, parts.netloc, parts.path
-    except ValueError:
-        scheme = netloc = path = ""
+    scheme, netloc, path, query = _split(url)
     if scheme not in _SCHEMES:
         raise ValueError("must be a URL that begins with " + ", ".join(f"{s}://" for s in _SCHEMES))
     tls, watched = scheme.startswith("rediss"), scheme.endswith("+sentinel")
-    server, sentinels = _options(parts.query, tls, watched)
+    server, sentinels = _options(query, tls, watched)
     login, _, hosts = netloc.rpartition("@")
     user, _, password = login.partition(":")
     server |= {"username": unquote(user)} if user else {}
@@ -97,12 +94,23 @@ def check(url: str) -> str:
 
 def secrets(url: str) -> set[str]:
     """What must never be printed, as written and decoded."""
-    parts = urlsplit(url)
-    found = {parts.netloc.rpartition("@")[0].partition(":")[2]}
-    for option in parts.query.split("&"):
+    _, netloc, _, query = _split(url)
+    found = {netloc.rpartition("@")[0].partition(":")[2]}
+    for option in query.split("&"):
         if option.startswith("sentinel_password="):
             found.add(option.partition("=")[2])
     return {text for each in found for text in (each, unquote(each)) if text}
+
+
+def _split(url: str) -> tuple[str, str, str, str]:
+    """Scheme, authority, path and query, by RFC 3986, appendix B; empty where it is no URL. The
+    library's `urlsplit` refuses, since its releases of 2025, brackets that do not begin the
+    host: several Sentinels are no URL to it."""
+    found = _URL.match(url)
+    if not found:
+        return "", "", "", ""
+    scheme, netloc, path, query = found.groups(default="")
+    return scheme.lower(), netloc, path, query
 
 
 def connect(
