@@ -13,7 +13,6 @@ from benchmarks.drain import envelopes, measured
 from benchmarks.measures import Run
 from benchmarks.stage import Cost, Stage, Tenant, stage
 from evoflask.delivery.drain import Drain
-from evoflask.outbox import totals
 
 BROKERS = ("rabbitmq", "nats", "sqs", "pusher")
 
@@ -45,11 +44,8 @@ async def _drained(
     await drain.start()
     job = asyncio.ensure_future(drain.drain_until_quiet(600, 600))
 
-    def delivered() -> int:
-        return totals.read(here.outbox, [sink], 1).of(sink, "delivered")
-
     async def work(count: int) -> None:
-        while delivered() < count:  # noqa: ASYNC110 - Redis is asked
+        while here.delivered(sink) < count:  # noqa: ASYNC110 - Redis is asked
             await asyncio.sleep(0.05)
 
     await asyncio.to_thread(here.fill, tenants, len(tenants), data)

@@ -20,7 +20,7 @@ from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
 from evoflask.ids import event_id, random_id
 from evoflask.models import Instance, Subscription
-from evoflask.outbox import NewEntry, Outbox, connect, verbs
+from evoflask.outbox import NewEntry, Outbox, connect, totals, verbs
 from evoflask.outbox.members import key_hash
 from evoflask.settings import Settings
 from evoflask.vault import new_key
@@ -160,6 +160,10 @@ class Stage:
         key = key_hash(b'"%d@s.whatsapp.net"' % (n % CHATS))
         to = ((tenant.lane, key),)
         return NewEntry(event_id(), False, "MESSAGES_UPSERT", b"{}", body, to)
+
+    def delivered(self, sink: str) -> int:
+        """What was delivered to sinks of this type, by the books."""
+        return totals.read(self.outbox, [sink], 1).of(sink, "delivered")
 
     def wait_for(self, events: int, seconds: float) -> float:
         """Seconds until the receiver has them; it is asked rarely, to cost nothing."""

@@ -26,7 +26,7 @@ from benchmarks.ours import house
 from benchmarks.scene import Scene, cpu, scene
 from benchmarks.versus import PEERS
 from evoflask.dev.process import wait_for
-from evoflask.outbox import totals, verbs
+from evoflask.outbox import verbs
 
 HEADING = "Stages, us of CPU an event"
 NAMES = ("phase", "stage", "us")
@@ -102,8 +102,7 @@ def _drain_to(run: Run, sink: str, count: int) -> None:
         worker = ours.start(web=False)[0]
 
         def wait(n: int) -> None:
-            done = lambda: totals.read(ours.stage.outbox, [sink], 1).of(sink, "delivered")  # noqa: E731
-            wait_for(lambda: done() >= n, 120, f"{n} events", 0.05)
+            wait_for(lambda: ours.stage.delivered(sink) >= n, 120, f"{n} events", 0.05)
 
         ours.stage.fill(tenants, 1_000, data)
         wait(1_000)

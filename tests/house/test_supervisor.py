@@ -105,7 +105,9 @@ class House:
         """What the programs of this name noted when they were started."""
         if not self.notes.exists():
             return []
-        noted = [json.loads(line) for line in self.notes.read_text().splitlines()]
+        # A line is whole when it has its end: who reads while another appends may see half of one.
+        lines = self.notes.read_text().splitlines(keepends=True)
+        noted = [json.loads(line) for line in lines if line.endswith("\n")]
         return [each for each in noted if each["name"] == name]
 
     def redis(self) -> redis.Redis:
