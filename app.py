@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import click
 from flask import Flask
@@ -50,6 +52,13 @@ BLUEPRINTS = (
 )
 
 
+class Application(Flask):
+    """Flask, of which nothing is asynchronous: it would ask at each request again."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """Connects to nothing yet. Raises `Misconfigured`; whoever types a command reads it as a
     sentence."""
@@ -63,7 +72,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     db.connect(settings)
     client = outbox.connect(settings.redis_url)
     box = outbox.Outbox(client)
-    app = Flask("evoflask", static_folder=None)
+    app = Application("evoflask", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # rows have an order of keys
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     changes = Configuration(box, settings)

@@ -45,6 +45,7 @@ PatientWorker.patience = Patience(
     rate=_settings.web_body_bytes_per_second,
     send=_settings.web_send_seconds,
     buffer=_settings.web_buffer_bytes,
+    holds=_settings.web_threads // 2,
 )
 workers = _settings.web_concurrency
 # A socket keeps a thread as long as it lasts: those for requests are beside them.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from evoflask.errors import TooManyFailures
@@ -34,12 +34,16 @@ class Doorkeeper:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def admit(self, address: str, sha256: str, now: float) -> None:
-        """Before a key is looked at. `sha256`: its digest; `now`: seconds, of a clock that never
-        goes back. Raises `TooManyFailures`."""
+    def admit(self, address: Callable[[], str], sha256: str, now: float) -> None:
+        """Before a key is looked at. `address`: whom it is from, which is only asked where that
+        counts; `sha256`: its digest; `now`: seconds, of a clock that never goes back. Raises
+        `TooManyFailures`."""
+        if not self._failures or sha256 in self._known:
+            return
+        whose = address()
         with self._lock:
-            times = self._failures.get(address)
-            if times is None or len(times) < self._most or sha256 in self._known:
+            times = self._failures.get(whose)
+            if times is None or len(times) < self._most:
                 return
             wait = times[0] + MINUTE - now
         if wait > 0:

@@ -95,7 +95,7 @@ def _identify(registry: Registry, door: Doorkeeper, settings: Settings, key: str
     forwarded = ",".join(request.headers.getlist("X-Forwarded-For"))
     address = client_address(request.remote_addr or "", forwarded, settings.trusted_proxies)
     sha256 = digest(key)
-    door.admit(address, sha256, time.monotonic())
+    door.admit(lambda: address, sha256, time.monotonic())
     try:
         caller = registry.caller(sha256)
     except Unauthorized:

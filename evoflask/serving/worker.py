@@ -10,7 +10,8 @@ when all its connections are taken, by whoever is idle.
 Here a connection that waits costs a file and some bytes. Its time is bounded (`Patience`), all
 bytes together are, and when connections run out the one that has been idle longest goes:
 those that never asked anything first, then kept-alive ones, then requests on their way. All
-of it happens on the main thread, which never waits for anybody; threads do nothing but answer.
+of it happens on the main thread, which never waits for anybody; threads answer, and receive only
+where a connection's requests follow one another at once and no other one waits for a thread.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ _LAST_LINGER: Final = 1.0
 """The same while the process ends, and the seconds that a connection may then be silent before
 it is closed: whoever asks more often is told to come by another one. gunicorn grants two, and
 there are platforms that kill after five for everything."""
+_HOLD: Final = 0.005
+"""Seconds that a thread waits at a busy connection for its next request."""
 _LOOK: Final = 0.25
 """Seconds between two looks at everybody's time."""
 _TELL: Final = 60.0
@@ -84,6 +87,8 @@ class Patience:
     """For taking a piece of the answer."""
     buffer: int = 268_435_456
     """Bytes of requests that are not whole yet, of all connections together."""
+    holds: int = 8
+    """Threads that may wait at a busy connection for its next request, at once."""
 
 
 class Phase(IntEnum):
@@ -134,6 +139,16 @@ class Visitor(TConn):  # type: ignore[misc]  # gunicorn carries no types
         """What came behind the request that is being answered."""
         self.last = False
         """Nothing after that request may be read."""
+        self.answered = -_HOLD
+        """When its last request was, by the monotonic clock."""
+        self.busy = False
+        """Its requests follow one another at once."""
+
+    def open(self, arrival: Arrival) -> None:
+        """A whole request, for the parser."""
+        request, self.rest = arrival.split()
+        self.letterbox.put(request)
+        self.last = not arrival.complete
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
@@ -146,6 +161,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self._waiting: dict[Phase, dict[Visitor, None]] = {phase: {} for phase in Phase}
         """In the order in which they began to wait."""
         self._buffered = 0
+        self._queue: set[Visitor] = set()
+        """Those that wait for a thread."""
+        self._holds = [None] * self.patience.holds
+        """One for each thread that may hold a connection, and does not."""
         self._looked = self._told = time.monotonic()
         self._cut: Counter[str] = Counter()
 
@@ -210,11 +229,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         """To a thread, with the bytes of one request."""
         assert conn.arrival is not None
         self._forget(conn)
-        request, rest = conn.arrival.split()
-        conn.letterbox.put(request)
-        conn.last = not conn.arrival.complete
-        conn.rest = rest
+        conn.open(conn.arrival)
         conn.arrival = None
+        conn.busy = time.monotonic() < conn.answered + _HOLD
+        self._queue.add(conn)
         self.enqueue_req(conn)
 
     # -- waiting -----------------------------------------------------------------------------
@@ -313,6 +331,42 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     # -- being answered, in a thread -----------------------------------------------------------
 
     def handle(self, conn: Visitor) -> bool:
+        """A request, and those that follow at once; whether the connection goes on."""
+        self._queue.discard(conn)
+        while self._answer(conn):
+            conn.answered = time.monotonic()
+            if not self._receive_next(conn):
+                return True
+        return False
+
+    def _receive_next(self, conn: Visitor) -> bool:
+        """Whether the next request is here, whole, and for this thread.
+
+        Back to the poller and out to a thread again are two wake-ups and a dozen system calls,
+        which cost more than all that the application does. So a thread stays a moment with a
+        connection that was busy so far, unless a request waits for a thread, or many stay already.
+        """
+        if not conn.busy or conn.rest or self._queue or not self.alive:
+            return False
+        try:
+            hold = self._holds.pop()
+        except IndexError:
+            return False
+        try:
+            conn.sock.settimeout(_HOLD)
+            data = conn.sock.recv(_PIECE)
+        except OSError:  # none came, or the poller will see what is wrong with it
+            return False
+        finally:
+            self._holds.append(hold)
+        arrival = Arrival(self.patience.bounds)
+        if arrival.take(data) is State.WHOLE:
+            conn.open(arrival)
+            return True
+        conn.rest = data
+        return False
+
+    def _answer(self, conn: Visitor) -> bool:
         """One request; whether the connection goes on."""
         request = None
         try:

@@ -62,7 +62,7 @@ def emit(instance: str) -> ResponseReturnValue:
         _check_count(len(elements))
         return _many(instance, iter(elements), may)
     accepted = parts().manager.accept(instance, [envelope.parse(body)], may)[0]
-    return _row(accepted), 200 if accepted.duplicate else 202
+    return _json(_row(accepted), 200 if accepted.duplicate else 202)
 
 
 @bp.get("/event/<instance>/<path:event_id>", merge_slashes=False)
@@ -113,6 +113,11 @@ def told(each: Told) -> dict[str, Any]:
         "detail": each.detail,
         "attempts": [attempts.brief(one) for one in each.attempts],
     }
+
+
+def _json(value: dict[str, Any], status: int) -> Response:
+    """By orjson: for a batch the usual encoder takes as long as reading it did."""
+    return Response(orjson.dumps(value) + b"\n", status, mimetype="application/json")
 
 
 def _row(accepted: Accepted) -> dict[str, Any]:
@@ -211,5 +216,4 @@ class _Batch:
         if error:
             reason = {"at": at, "status": error.status, "reason": reason_of(error)}
             body["stopped"] = reason
-        # orjson: a batch's answer is long, and the usual encoder takes as long as reading it.
-        return Response(orjson.dumps(body) + b"\n", 202, mimetype="application/json")
+        return _json(body, 202)

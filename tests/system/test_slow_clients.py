@@ -258,6 +258,29 @@ def test_who_does_not_read_its_answer_is_cut(house: House) -> None:
         peer.sock.close()
 
 
+def test_busy_connections_keep_nobody_waiting(house: House) -> None:
+    alone = p99(house)
+    stop = threading.Event()
+    answered: Counter[bytes] = Counter()
+
+    def ask() -> None:
+        with Peer(house) as peer:
+            while not stop.is_set():
+                peer.say(WHOLE)
+                answered[peer.hear(b"}")[9:12]] += 1
+
+    busy = Threads([ask] * 12)  # more than there are threads
+    try:
+        wait_for(lambda: answered.total() > 100, 20, "all of them to be busy")
+        beside = p99(house)
+    finally:
+        stop.set()
+        busy.join()
+
+    compare(f"{answered.total():,} requests of 12 busy connections", alone, beside)
+    assert answered.keys() == {b"202"}
+
+
 # -- what must go on as before -------------------------------------------------------------------
 
 
@@ -272,6 +295,19 @@ def test_requests_that_come_together_are_answered_in_turn(house: House) -> None:
         answers = peer.hear(b"HTTP/1.1 ", 4)
 
     assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"202", b"202", b"200", b"202"]
+
+
+def test_requests_that_follow_at_once_are_answered_wherever_they_are_cut(house: House) -> None:
+    twice = WHOLE + "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    with Peer(house) as peer:
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for cut in range(len(twice)):
+            peer.say(twice[:cut])
+            peer.say(twice[cut:])
+
+            answers = peer.hear(b'"alive"}\n')
+
+            assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"202", b"200"]
 
 
 def test_who_waits_to_be_told_is_told_once(house: House) -> None:

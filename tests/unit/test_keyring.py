@@ -54,18 +54,18 @@ def test_what_follows_from_a_key_is_its_own() -> None:
 def test_after_too_many_failures_an_address_waits_until_the_first_is_a_minute_ago() -> None:
     door = Doorkeeper(3)
     for now in (0.0, 10.0, 20.0):
-        door.admit("a", OTHER, now)
+        door.admit(lambda: "a", OTHER, now)
         door.failed("a", now)
 
     with pytest.raises(TooManyFailures) as caught:
-        door.admit("a", OTHER, 30.0)
+        door.admit(lambda: "a", OTHER, 30.0)
 
     assert caught.value.retry_after == 31
-    door.admit("b", OTHER, 30.0)
-    door.admit("a", OTHER, 60.0)
+    door.admit(lambda: "b", OTHER, 30.0)
+    door.admit(lambda: "a", OTHER, 60.0)
     door.failed("a", 60.0)
     with pytest.raises(TooManyFailures):
-        door.admit("a", OTHER, 61.0)
+        door.admit(lambda: "a", OTHER, 61.0)
 
 
 def test_a_key_that_was_right_before_does_not_wait_for_a_stranger_behind_its_address() -> None:
@@ -73,13 +73,13 @@ def test_a_key_that_was_right_before_does_not_wait_for_a_stranger_behind_its_add
     door.succeeded(RIGHT)
     door.failed("a", 0.0)
 
-    door.admit("a", RIGHT, 1.0)
+    door.admit(lambda: "a", RIGHT, 1.0)
 
     with pytest.raises(TooManyFailures):
-        door.admit("a", OTHER, 1.0)
+        door.admit(lambda: "a", OTHER, 1.0)
     door.forget(RIGHT)
     with pytest.raises(TooManyFailures):
-        door.admit("a", RIGHT, 1.0)
+        door.admit(lambda: "a", RIGHT, 1.0)
 
 
 def test_what_is_remembered_has_a_bound() -> None:
