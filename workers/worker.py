@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -124,7 +125,8 @@ class Shell:
         self._engine.start()
         heartbeat.beat(self._heartbeat_file, self._engine.responds)
         log.info("worker started", extra={"sinks": ",".join(self._served)})
-        self._listen()
+        with contextlib.suppress(StopRequested):  # which a signal raises wherever it comes
+            self._listen()
         ended = self._engine.join(LIMIT * self._grace)
         log.info("worker ended", extra={"in_order": ended})
         return 0 if ended else 1
@@ -136,8 +138,6 @@ class Shell:
             try:
                 self._worker = BellWorker(self._engine, self._connection, self._served)
                 self._worker.work(logging_level="WARNING", dequeue_strategy=DequeueStrategy.RANDOM)
-            except StopRequested:
-                return
             except (redis.RedisError, OSError) as error:
                 failures.tell("RQ's Redis cannot be used", error)
             self._worker = None
