@@ -886,7 +886,8 @@ class Drain:
             return
         self._roused.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._roused.wait(), REST)
+            async with asyncio.timeout(REST):
+                await self._roused.wait()
 
     async def _second_loop(self) -> None:
         await self._rest()
