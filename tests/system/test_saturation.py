@@ -15,12 +15,15 @@ from evoflask.dev.receiver import Receiver
 from tests.system.six_servers import Six, six
 
 BOUND = 0.2
-"""Seconds: the 99th percentile from the answer of the emit to the arrival."""
+"""Seconds: the 99th percentile from the answer of the emit to the arrival, on a fast machine."""
+TIMES = 20
+"""On a slow one: so many times what it is alone. Behind the backlogs it would be all of their time,
+a thousand times as long."""
 HEAVY = 20
 """Tenants with a backlog."""
-EACH = 5_000
+EACH = 10_000
 """Events of each of them, for both its sinks."""
-WARM, SAMPLES = 40, 150
+WARM, SAMPLES = 40, 120
 WATCHED = ("nats", "pusher")
 """SQS says itself when it accepted a message: a consumer would have to poll."""
 
@@ -62,49 +65,38 @@ def backlogs(everything: Six) -> dict[str, int]:
 
 
 class Lone:
-    """Lone events for the three, and bare calls of SQS between them."""
+    """Lone events for the three."""
 
     def __init__(self, everything: Six) -> None:
         self._everything = everything
         self._client = everything.client()
         self._sqs = everything.servers.sqs
 
-    def send(self, count: int) -> tuple[dict[str, float], list[float]]:
-        """When each event was answered, by its id; and the seconds that the bare calls took."""
+    def send(self, count: int) -> dict[str, float]:
+        """When each event was answered, by its id, once all have arrived."""
         sent: dict[str, float] = {}
-        bare: list[float] = []
-        sqs = self._sqs.client()
-        call = {"QueueUrl": self._sqs.url("lone"), "Entries": [{"Id": "1", "MessageBody": "x"}]}
-        for n in range(count):
-            if n % 3 == 0:
-                began = time.time()
-                sqs.send_message_batch(**call)
-                bare.append(time.time() - began)
+        for _ in range(count):
             answer = self._client.emit("lone", "CALL")
             sent[str(answer.json()["id"])] = time.time()
-            time.sleep(random.uniform(0.02, 0.06))  # they are lone; nothing is waited for
-        sqs.close()
+            time.sleep(random.uniform(0.05, 0.15))  # they are lone; nothing is waited for
         self._everything.wait_for(list(sent), WATCHED, timeout=60)
         wait_for(lambda: set(sent) <= set(self._sqs.times()), 60, "the events at SQS")
-        return sent, bare
+        return sent
 
-    def measure(self) -> bool:
-        """Whether the 99th percentiles are as they should be. What SQS itself takes beside all
-        that, alone and without us, is not ours."""
-        sent, bare = self.send(SAMPLES)
+    def measure(self) -> dict[str, float]:
+        """The 99th percentile of each sink, in seconds."""
+        sent = self.send(SAMPLES)
         found: dict[str, list[float]] = {sink: [] for sink in WATCHED}
         for each in self._everything.arrivals():
             if each.id in sent:
                 found[each.sink].append(each.at - sent[each.id])
         kept = self._sqs.times()
         found["sqs"] = [kept[event_id] - at for event_id, at in sent.items()]
-        found["bare call of SQS"] = bare
         p99s = {}
         for name, seconds in found.items():
             p50, p99s[name] = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
             print(f"{name}: p50 {p50 * 1000:.1f} ms, p99 {p99s[name] * 1000:.1f} ms")
-        p99s["sqs"] -= p99s.pop("bare call of SQS")
-        return max(p99s.values()) < BOUND
+        return p99s
 
 
 @pytest.mark.slow
@@ -119,16 +111,20 @@ def test_lone_events_do_not_wait_for_the_backlogs_of_other_sinks(
         client = everything.client()
         off = {sink: {"enabled": False} for sink in ("webhook", "rabbitmq", "websocket")}
         client.good("POST", "/event/set/lone", off)
+        lone = Lone(everything)
+        lone.send(WARM)  # connections are made once a process
+        bounds = {sink: max(BOUND, TIMES * p99) for sink, p99 in lone.measure().items()}
         for number in range(2):
             everything.house.stop("worker", number)
         fill(everything, receiver)
         for number in range(2):
             everything.house.start("worker", number)
-        lone = Lone(everything)
-        lone.send(WARM)  # connections are made once a process
+        lone.send(WARM)
         wait_for(lambda: max(backlogs(everything).values()) < HEAVY * EACH - 1000, 30)
 
-        good = any(lone.measure() for _ in range(3))
+        good = any(
+            all(p99 < bounds[sink] for sink, p99 in lone.measure().items()) for _ in range(3)
+        )
 
         after = backlogs(everything)
         print(f"left of {HEAVY * EACH}: {after}")
