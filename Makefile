@@ -13,8 +13,6 @@ FUZZ_ARGS ?=
 POSTGRES_TESTS ?= tests/unit tests/web tests/gateway tests/system
 # Most tests wait for processes: three at a time keep two cores busy. A file's stay together.
 ABREAST := -n 3 --dist loadfile
-# Files in their order: the one that takes longest is the second, and the others run beside it.
-IN_ORDER := --no-loadscope-reorder
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,7 +34,7 @@ test: $(SERVERS) lint ## Lint, types, floors, and the tests with real servers
 	$(BIN)/pytest -m "not slow" $(ABREAST) $(PYTEST_ARGS)
 
 test-slow: $(SERVERS) ## Faults, isolation, many schedules
-	$(BIN)/pytest -m "slow and beside" --timeout 1800 $(ABREAST) $(IN_ORDER) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "slow and beside" --timeout 1800 $(ABREAST) $(PYTEST_ARGS)
 	$(BIN)/pytest -m "slow and not beside" --timeout 1800 $(PYTEST_ARGS)
 
 test-postgres: $(SERVERS) ## The same on PostgreSQL alone, faults too; POSTGRES_TESTS=some of it
