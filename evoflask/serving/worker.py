@@ -342,9 +342,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     def _receive_next(self, conn: Visitor) -> bool:
         """Whether the next request is here, whole, and for this thread.
 
-        Back to the poller and out to a thread again are two wake-ups and a dozen system calls,
-        which cost more than all that the application does. So a thread stays a moment with a
-        connection that was busy so far, unless a request waits for a thread, or many stay already.
+        Back to the poller and out to a thread again are two wake-ups, a pipe, two calls of epoll.
+        So a thread stays a moment with a connection that was busy so far, unless a request waits
+        for a thread, or many stay already.
         """
         if not conn.busy or conn.rest or self._queue or not self.alive:
             return False
