@@ -16,29 +16,30 @@ import os
 import random
 import sys
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import orjson
 import redis
 
-from evoflask import bell, collector, db, sinks, traces, vault
-from evoflask.configuration import LaneSettings, read_lane_settings
+from evoflask import bell, collector, db, sinks, traces
+from evoflask.configuration import LaneSettings
 from evoflask.delivery import breaker, outcomes, sharing
+from evoflask.delivery.admission import Admission, Taken
 from evoflask.delivery.attempts import EVERY, Attempts
 from evoflask.delivery.chores import Chores
 from evoflask.delivery.held import Lane, Load, Policies, Station
 from evoflask.delivery.holds import Hold, Renewer
 from evoflask.delivery.lanes import Item
-from evoflask.delivery.reads import Reads, Wanted
+from evoflask.delivery.reads import FEW, Reads, Wanted
 from evoflask.delivery.retry import Policy
 from evoflask.delivery.slots import Slot
 from evoflask.delivery.trials import Trials
 from evoflask.errors import DatabaseDown, Unavailable
 from evoflask.ids import random_id
 from evoflask.log import Bounded, Repeats
-from evoflask.outbox import AsyncOutbox, Ended, Held, Settled, Want, connect_async, verbs
+from evoflask.outbox import AsyncOutbox, Ended, Settled, Want, connect_async, verbs
 from evoflask.outbox.members import at_of
 from evoflask.outbox.verbs import Call
 from evoflask.settings import Settings
@@ -54,9 +55,6 @@ HELD = 8000
 """Lanes held at most."""
 POLL = 0.25
 """Seconds between looks at `due` when nothing told of anything."""
-CLOSED_SECONDS = 10
-"""After so many seconds, and up to twice as many, a lane whose secrets do not open is looked at
-again."""
 TICK = 0.05
 """Seconds between looks at what has become old: slots, outcomes that wait to be settled."""
 REST = 5.0
@@ -69,7 +67,7 @@ ABREAST = 2
 """Deliveries of unproven lanes that are started in one turn of the loop. A thousand at once
 (whose time-outs then also come at once) would keep the proven ones waiting for half a second."""
 CROWD = 64
-PACE = 0.008
+PACE = 0.016
 """Above so many of them under way, which then hardly are quick to answer, so many seconds pass
 between two such turns: what begins a little later here is no loss, and the loop has air."""
 SETTLE_AT = 32
@@ -82,8 +80,6 @@ ASLEEP = 0.5
 """Seconds that a job may take to end after everything it delivers has ended."""
 AWAKE = 4.0
 """Seconds for which `awake` holds; told every second."""
-CACHE = 20_000
-"""Lanes whose settings are kept."""
 SHY = 2 * POLL
 """Seconds for which a drain that gave lanes back takes none, so that another one does."""
 MARGIN = 0.2
@@ -112,7 +108,6 @@ class Drain:
         )
         self._stations: dict[str, Station] = {}
         self._lanes: dict[str, Lane] = {}
-        self._cache: OrderedDict[str, tuple[tuple[str, str], LaneSettings]] = OrderedDict()
         self._partitions = list(range(settings.outbox_partitions))
         self._nudge = asyncio.Event()
         self._roused = asyncio.Event()
@@ -135,8 +130,6 @@ class Drain:
         self._name = random_id()
         """By which the other drains know this one."""
         self._shy_until = 0.0
-        self._admitting = 0
-        """Takes whose lanes wait for their rows."""
         self._stopping = False
         self._worked = 0.0
         self._offset = 0.0
@@ -147,7 +140,6 @@ class Drain:
         self._attempts = Attempts(settings.attempts_log)
         self._failures = Repeats(log, expected=(Unavailable,))
         self._failed = Bounded(log, logging.DEBUG, "an attempt failed")
-        self._closed = Bounded(log, logging.ERROR, vault.CLOSED, most=1)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -165,15 +157,26 @@ class Drain:
             for name in self._served
         }
         sinks_ = {name: station.sink for name, station in self._stations.items()}
-        self._trials = Trials(self._outbox, {} if self._alone else sinks_, self._rows)
         self._renewer = Renewer(
             self._settings.redis_url,
             self._settings.hold_seconds,
             self._on_lost_in_thread,
         )
         self._renewer.start()
+        self._admission = Admission(
+            self._outbox,
+            self._threads,
+            self._renewer,
+            self._failures,
+            begin=self._begin,
+            has_room=self._has_room,
+            background=self._background,
+            now=lambda: time.monotonic() + self._offset,
+        )
+        self._trials = Trials(self._outbox, {} if self._alone else sinks_, self._admission.read)
         loops = [self._take_loop, self._read_loop, self._settle_loop, self._tick_loop]
         loops += [self._listen_loop, self._second_loop, self._log_loop, self._trial_loop]
+        loops.append(self._admission.let_newcomers_in)
         for run in loops:
             self._tasks.add(self._loop.create_task(self._forever(run)))
 
@@ -213,7 +216,8 @@ class Drain:
         end = time.monotonic() + grace
         for lane in list(self._lanes.values()):
             self._give_back(lane)
-        await _until(lambda: not self._lanes, end)
+        # Newcomers that still wait have room now: they begin stopped, and are given back.
+        await _until(lambda: not self._lanes and not self._admission.waiting, end)
         await self._trials.close(max(0.0, end - time.monotonic()))
         # A job that ends rings for what is left, over what is about to be closed.
         await _until(lambda: not self._jobs, max(end, time.monotonic() + ASLEEP))
@@ -280,9 +284,9 @@ class Drain:
         if not self._jobs or self._stopping or time.monotonic() < self._shy_until:
             return False
         if self._alone:
-            return not self._lanes and not self._admitting
+            return not self._lanes and not self._admission.waiting
         proven = len(station.turns[True]) + self._reads.waiting(proven=True)
-        return proven < TURNS and len(self._lanes) < HELD
+        return proven < TURNS and len(self._lanes) + self._admission.waiting < HELD
 
     async def _take_many(self, asked: Sequence[tuple[Station, int]]) -> list[int]:
         """How many lanes each of (sink, partition) gave. Raises the first error; lanes that
@@ -312,69 +316,19 @@ class Drain:
             self._offset = taken.now - time.monotonic()
             if taken.lanes:
                 self._worked = time.monotonic()
-                await self._admit(station, taken.lanes, before + seconds)
+                self._admission.admit(station, taken.lanes, before + seconds)
             counts.append(len(taken.lanes))
         if errors:
             raise errors[0]
         return counts
 
-    async def _admit(self, station: Station, lanes: Sequence[Held], end: float) -> None:
-        """Lanes whose settings are known begin at once; the others wait for their rows, and
-        nobody waits for them."""
-        missing = []
-        for held in lanes:
-            kept = self._cache.get(held.lane)
-            if kept and kept[0] == held.revision:
-                self._cache.move_to_end(held.lane)
-                self._begin(station, held, kept[1], end)
-            else:
-                missing.append(held)
-        if missing:
-            self._admitting += 1
-            self._background(self._admit_read(station, missing, end))
-
-    async def _admit_read(self, station: Station, lanes: Sequence[Held], end: float) -> None:
-        try:
-            await self._admit_when_read(station, lanes, end)
-        finally:
-            self._admitting -= 1
-
-    async def _admit_when_read(self, station: Station, lanes: Sequence[Held], end: float) -> None:
-        try:
-            read = await self._rows([held.lane for held in lanes])
-        except DatabaseDown as error:
-            self._failures.tell("settings cannot be read", error)
-            until = round((time.monotonic() + self._offset + 1 + random.random()) * 1000)
-            await self._turn_away(lanes, {"until": until})
-            return
-        await self._turn_away(
-            [held for held in lanes if held.lane not in read], {"on": 0, "orphan": 1}
-        )
-        await self._turn_away_closed([held for held in lanes if read.get(held.lane, 0) is None])
-        for held in lanes:
-            settings = read.get(held.lane)
-            if settings is not None:
-                self._keep(held.lane, held.revision, settings)
-                self._begin(station, held, settings, end)
-
-    async def _turn_away_closed(self, lanes: Sequence[Held]) -> None:
-        """Their secrets open with no key that we have: nothing is tried or charged, they wait for
-        a worker that has it."""
-        if not lanes:
-            return
-        self._closed.tell(lambda: {"lanes": len(lanes), "lane": lanes[0].lane})
-        wait = CLOSED_SECONDS * (1 + random.random())
-        until = round((time.monotonic() + self._offset + wait) * 1000)
-        await self._turn_away(lanes, {"until": until, "error": vault.CLOSED})
-
-    def _begin(self, station: Station, held: Held, settings: LaneSettings, end: float) -> None:
-        hold = Hold(held.partition, held.lane, held.token, end)
+    def _begin(self, taken: Taken, settings: LaneSettings) -> None:
+        station, held, hold = taken
         lane = Lane(held, settings, self._policies_of(settings), station, hold)
         if self._alone:
             lane.work.exhausted = True
         self._lanes[held.lane] = lane
         self._roused.set()
-        self._renewer.add(hold)
         if self._stopping:
             lane.halted = lane.work.stopping = True
         self._consider(lane)
@@ -385,29 +339,15 @@ class Drain:
         own = Policy(settings.retry, self._policy.jitter, self._policy.retry_after_cap)
         return Policies(own, own if own.schedule else self._policy)
 
-    def _keep(self, lane: str, revision: tuple[str, str], settings: LaneSettings) -> None:
-        self._cache[lane] = (revision, settings)
-        self._cache.move_to_end(lane)
-        while len(self._cache) > CACHE:
-            self._cache.popitem(last=False)
-
-    async def _rows(self, lanes: list[str]) -> dict[str, LaneSettings | None]:
-        return await self._loop.run_in_executor(self._threads, read_lane_settings, lanes)
-
-    async def _turn_away(self, lanes: Sequence[Held], facts: dict[str, str | int]) -> None:
-        """Give lanes back that cannot begin: without a row they come off `due` and are kept
-        (the audit reports them), without a database they are looked at again soon."""
-        await self._outbox.run_many(
-            [
-                verbs.settle(held.partition, held.lane, held.token, [], hold=0, facts=facts)
-                for held in lanes
-            ]
-        )
+    def _has_room(self, station: Station) -> bool:
+        """For newcomers: as many as stand before them are at hand soon."""
+        waiting = self._reads.waiting(proven=False)
+        return waiting < FEW and len(station.turns[False]) < FEW
 
     async def _listen_loop(self) -> None:
         partitions = self._partitions
         deaf = True
-        async for sink, lane_id, anew in self._outbox.listen(partitions):
+        async for lane_id, anew in self._outbox.listen(partitions, self._served):
             if deaf:  # what was told before is looked for
                 deaf = False
                 self._trials.nudge()
@@ -419,9 +359,9 @@ class Drain:
                 self._consider(lane)
             elif lane_id == verbs.TRIAL:
                 self._trials.nudge()
-            elif sink in self._stations:
+            else:
                 self._nudge.set()
-            elif self._partitions != partitions:
+            if self._partitions != partitions:
                 return
 
     async def _trial_loop(self) -> None:
@@ -541,6 +481,14 @@ class Drain:
                     self._add(station, batches, lane, item)
         for batch in batches.values():
             self._launch(station, batch)
+        self._call_more_unproven(station)
+
+    def _call_more_unproven(self, station: Station) -> None:
+        """Those that were started left room to read others, and to let newcomers in."""
+        if len(station.turns[False]) < FEW:
+            if self._reads.waiting(proven=False):
+                self._read.set()
+            self._admission.more()
 
     def _add(
         self,
@@ -792,7 +740,7 @@ class Drain:
     async def _refresh(self, lane: Lane) -> None:
         """The configuration changed under a held lane: what starts from now on obeys it."""
         try:
-            rows = await self._rows([lane.held.lane])
+            rows = await self._admission.read([lane.held.lane])
         except DatabaseDown as error:
             self._failures.tell("settings cannot be read", error)
             lane.revision = ("", "")  # the next settle asks again
@@ -803,7 +751,7 @@ class Drain:
         if settings is None:  # given up: whoever takes it next looks whether it has the key
             self._give_back(lane)
             return
-        self._keep(lane.held.lane, lane.revision, settings)
+        self._admission.keep(lane.held.lane, lane.revision, settings)
         if settings.target.version != lane.settings.target.version:
             lane.settings, lane.policies = settings, self._policies_of(settings)
             lane.work.concurrency, lane.work.wait = settings.concurrency, settings.wait

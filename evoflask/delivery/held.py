@@ -91,7 +91,9 @@ class Lane:
         """Stopped, deleted, or the process ends: nothing more is started."""
         self.gone = False
         """Given up or lost: whatever comes back is ignored."""
-        self.turning = self.reading = self.queued = False
+        self.turning = self.queued = False
+        self.reading = ""
+        """In which line it waits to be read, if in any."""
         self.pending: tuple[Call[Settled], bool, int] | None = None
         """A settle without an answer yet: (call, gives the lane up, ids asked)."""
         self.sent = 0.0

@@ -4,7 +4,7 @@
 --   seen:<i>      zset    caller-given ids              body:<i>:<e>     string  + large bodies
 --   waiting:<s>   zset    + members                     lane:<s>         hash    books, date
 --   due:<sink>    zset    dates                         weight, weighing, oldest:<sink>, totals, aging
---   awake:<sink>, rung:<sink>  strings                  wake             channel
+--   awake:<sink>, rung:<sink>  strings                  wake:<sink>      channel
 --   feed, fed     stream, string  + one line, where websockets get something of this call
 --
 -- Atomic because 202 means that the entry is on the outbox AND on every lane it was routed
@@ -150,12 +150,12 @@ for _, s in ipairs(order) do
     if l.h.hungry and l.h.token then
       -- The holder ran out of ids while deliveries are under way: tell it.
       call('HDEL', P .. 'lane:' .. s, 'hungry')
-      call('PUBLISH', P .. 'wake', l.h.sink .. ' ' .. s)
+      call('PUBLISH', P .. 'wake:' .. l.h.sink, s)
     elseif d and d <= NOW and not rung[l.h.sink] then
       rung[l.h.sink] = true
       local first = call('ZRANGE', P .. 'due:' .. l.h.sink, 0, 0, 'WITHSCORES')
       local awake = call('EXISTS', P .. 'awake:' .. l.h.sink) == 1
-      if awake then call('PUBLISH', P .. 'wake', l.h.sink) end
+      if awake then call('PUBLISH', P .. 'wake:' .. l.h.sink, '') end
       if not awake or (first[2] and tonumber(first[2]) < NOW - 1000) then
         if call('SET', P .. 'rung:' .. l.h.sink, '1', 'PX', 1000, 'NX') then
           bells[#bells + 1] = l.h.sink

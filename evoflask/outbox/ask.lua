@@ -1,7 +1,7 @@
 -- ask: for a test of a subscription, of whoever drains its sink.
 --
 --   trial:<id>  hash  + the request, expiring       trials:<sink>  zset  + it is open
---   asked:<sink>  list  + it waits to be taken      wake           channel
+--   asked:<sink>  list  + it waits to be taken      wake:<sink>   channel
 --
 -- Atomic so that no more of them are open than may be. Not for a full Redis: its first write is
 -- one that is refused then.
@@ -26,5 +26,5 @@ call('ZREMRANGEBYSCORE', P .. 'trials:' .. sink, '-inf', '(' .. NOW)
 call('ZADD', P .. 'trials:' .. sink, NOW + tonumber(ARGV[9]), i .. ' ' .. id)
 call('RPUSH', P .. 'asked:' .. sink, id)
 call('LTRIM', P .. 'asked:' .. sink, -most, -1) -- what nobody takes for days is forgotten
-call('PUBLISH', P .. 'wake', sink .. ' ?')
+call('PUBLISH', P .. 'wake:' .. sink, '?')
 return 'ok'

@@ -282,19 +282,23 @@ class AsyncOutbox:
                 pipe.zcount(key, "-inf", time.time() * 1000)
             return sum(await pipe.execute())
 
-    async def listen(self, partitions: Sequence[int]) -> AsyncIterator[tuple[str, str, bool]]:
-        """What append and an operator tell while it goes: (sink, lane or "", whether what is in
-        hand of the lane and did not start is void); ("", "", False) when it begins to hear, and
-        every `SILENCE` seconds in which they tell nothing. Ends with OutboxDown."""
+    async def listen(
+        self, partitions: Sequence[int], sinks: Sequence[str]
+    ) -> AsyncIterator[tuple[str, bool]]:
+        """What append and an operator tell while it goes: (a lane that is held, or "" where one
+        became due; whether what is in hand of it and did not start is void); ("", False) too when
+        it begins to hear, and every `SILENCE` seconds in which they tell nothing. Ends with
+        OutboxDown."""
         with translated():
             pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
             try:
-                await pubsub.subscribe(*(keys.of(p, "wake") for p in partitions))
+                names = [keys.of(p, f"wake:{sink}") for p in partitions for sink in sinks]
+                await pubsub.subscribe(*names)
                 while True:
                     message = await pubsub.get_message(timeout=SILENCE)
                     text = message["data"].decode() if message else ""
-                    sink, lane, anew = (*text.split(" "), "", "")[:3]
-                    yield sink, lane, anew == "anew"
+                    lane, _, anew = text.partition(" ")
+                    yield lane, anew == "anew"
             finally:
                 await pubsub.aclose()
 

@@ -39,7 +39,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:attempts          stream   batches of attempts until the clock has written their rows
     evo:{pN}:logging           string   bytes of these batches
     evo:{pN}:copied            string   written before replicas are waited for
-    evo:{pN}:wake              channel  sinks, or sinks and lanes, with something new
+    evo:{pN}:wake:<sink>       channel  lanes with something new; empty: some lane is due
     evo:partitions             set      partitions in use
     evo:clock                  string   who does the chores (expires)
     evo:operator               string   who goes on with operations (expires)

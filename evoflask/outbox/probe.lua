@@ -1,7 +1,7 @@
 -- probe: have the lane looked at now, whatever its pause or the date of its next retry.
 --
 --   lane:<s>  hash  until      waiting:<s>  zset  the earliest retry's date
---   due:<sink> | alone:<sink>, oldest:<sink>  dates       wake  channel
+--   due:<sink> | alone:<sink>, oldest:<sink>  dates       wake:<sink>  channel
 --
 -- Atomic because a pause that ended meanwhile, or a retry that was settled, must not come back.
 --
@@ -24,5 +24,5 @@ else
   if retry then call('ZADD', waiting, 'XX', NOW, retry) end
 end
 redate(s, h)
-call('PUBLISH', P .. 'wake', h.sink .. (h.token and ' ' .. s or ''))
+call('PUBLISH', P .. 'wake:' .. h.sink, h.token and s or '')
 return 'ok'

@@ -1,7 +1,7 @@
 -- purge: set the whole backlog of a lane aside, to be swept; the lane goes on, empty.
 --
 --   waiting:<s>  zset  renamed to gone:<s>:<n>:waiting     sweep  set     tries:<s>  hash
---   lane:<s>  hash  books     due, alone, oldest, weight, weighing, over     wake  channel
+--   lane:<s>  hash  books     due, alone, oldest, weight, weighing, over     wake:<sink>  channel
 --
 -- Atomic because the count that was confirmed is the count of what goes, and is in the books.
 -- What is in `dying` was given up before: it gets its letter.
@@ -27,5 +27,5 @@ weigh(s, -weight)
 call('SREM', P .. 'over', s)
 book(s, h.sink, 'discarded', n)
 redate(s, h)
-if h.token then call('PUBLISH', P .. 'wake', h.sink .. ' ' .. s .. ' anew') end
+if h.token then call('PUBLISH', P .. 'wake:' .. h.sink, s .. ' anew') end
 return { 'ok', n, weight }

@@ -1,7 +1,7 @@
 -- skip: give up what a lane tries next, its head, whatever the lane's flags.
 --
 --   waiting:<s>  zset  - the head     tries:<s>  hash     dying:<s>, graves     weight, weighing
---   outbox:<i>  stream  read: the event's id     due, alone, oldest  dates     wake  channel
+--   outbox:<i>  stream  read: the event's id     due, alone, oldest  dates     wake:<sink>  channel
 --
 -- Atomic because a delivery is on the lane, dying or settled, and exactly one of them; and
 -- because what is skipped is what the operator saw.
@@ -26,5 +26,5 @@ weigh(s, -size_of(member))
 die(s, member, tries, ARGV[3])
 redate(s, h)
 -- A drain that has it in hand and did not start it lets go of it.
-if h.token then call('PUBLISH', P .. 'wake', h.sink .. ' ' .. s .. ' anew') end
+if h.token then call('PUBLISH', P .. 'wake:' .. h.sink, s .. ' anew') end
 return { 'ok', event_id, row and field(row[2], 'event') or '', tries, member }

@@ -67,11 +67,12 @@ def prepare() -> None:
     """All places. What is wrapped must be looked up when it is called."""
     from evoflask import configuration
     from evoflask.deadletters import writing
+    from evoflask.delivery.admission import Admission
     from evoflask.delivery.drain import Drain
     from evoflask.manager import EventManager
     from evoflask.sinks.webhook import WebhookSink
 
-    around_async(Drain, "_admit", before="take-admit")
+    around(Admission, "admit", before="take-admit")
     around_async(Drain, "_fetch", after="read-send")
     around(Drain, "_settled", before="settle-note")
     around_async(WebhookSink, "deliver", before="take-send", after="send-settle")

@@ -1,0 +1,95 @@
+"""Hundreds of tenants at once that never had a success, and hang: they are let in a few at a
+time, and nothing of anybody is lost by their waiting."""
+
+from __future__ import annotations
+
+import threading
+
+import orjson
+
+from evoflask.dev.process import wait_for
+from evoflask.dev.receiver import Receiver
+from evoflask.outbox import keys
+from tests.system.bulk import Tenants
+from tests.system.conftest import MakeHouse
+from tests.system.house import House, message
+
+MANY = 600
+"""At 125 a second, so five seconds until the last one is tried."""
+
+
+def newcomers(house: House, black_hole: Receiver) -> Tenants:
+    """With an event each; disabled."""
+    urls = {f"new{n}": black_hole.url("/hang") for n in range(MANY)}
+    made = Tenants(house, urls, enabled=False)
+    for name in urls:
+        made.fill(name, [("chat", orjson.dumps(message(1)))])
+    return made
+
+
+def of_lanes(house: House, tenants: Tenants, field: str) -> int:
+    """How many of their lanes have that field."""
+    pipe = house.raw.pipeline(transaction=False)
+    for lane in tenants.lanes.values():
+        pipe.hexists(keys.of(0, f"lane:{lane}"), field)
+    return sum(pipe.execute())
+
+
+def test_they_are_held_until_their_turn_however_short_a_hold_is(make_house: MakeHouse) -> None:
+    house = make_house(hold_seconds=2)
+    with Receiver() as black_hole:
+        tenants = newcomers(house, black_hole)
+
+        tenants.enable()
+
+        wait_for(lambda: black_hole.count() >= MANY, 60, "all of them were tried")
+        assert of_lanes(house, tenants, "lost") == 0
+        assert black_hole.count() == MANY  # nobody was taken, and tried, twice
+
+
+def test_who_still_waits_when_the_worker_ends_is_free_for_another_one(
+    make_house: MakeHouse,
+) -> None:
+    house = make_house(hold_seconds=30)
+    with Receiver() as black_hole:
+        tenants = newcomers(house, black_hole)
+        tenants.enable()
+        wait_for(lambda: of_lanes(house, tenants, "token") == MANY, 30, "all are held")
+        assert black_hole.count() < MANY
+
+        ends = threading.Thread(target=house.stop, args=("worker",))
+        ends.start()
+        try:
+            # Those that hang may take until the end of the grace, and keep their lanes.
+            wait_for(
+                lambda: of_lanes(house, tenants, "token") <= black_hole.count(),
+                10,
+                "nothing is held but what is under way",
+            )
+            assert house.process("worker").alive
+            assert black_hole.count() < MANY
+        finally:
+            ends.join()
+    assert house.off() == {}
+
+
+def test_a_tenant_that_works_does_not_wait_for_them_in_a_worker_that_knows_nobody(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    house = make_house()
+    client = house.client()
+    client.create("well")
+    client.set_webhook("well", receiver.url())
+    client.emit("well", data=message(1))
+    receiver.wait_for(1)
+    house.wait_quiet()
+    house.stop("worker")
+    with Receiver() as black_hole:
+        newcomers(house, black_hole).enable()
+        assert client.emit("well", data=message(2)).status_code == 202  # the last in the line
+
+        house.start("worker")
+
+        receiver.wait_for(2, 30)
+        assert black_hole.count() < MANY / 2
+        wait_for(lambda: black_hole.count() >= MANY, 60, "their turn comes all the same")
