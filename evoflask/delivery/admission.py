@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 CACHE = 20_000
 """Lanes whose settings are kept."""
+EVERY = 0.2
+"""Seconds after which a few newcomers are let in even where the lines are long: those that stand
+there may have much to do, and fail at each of it."""
 CLOSED_SECONDS = 10
 """After so many seconds, and up to twice as many, a lane whose secrets do not open is looked at
 again."""
@@ -47,8 +50,9 @@ class Taken(NamedTuple):
 class Admission:
     """All methods are for the drain's loop.
 
-    `begin` puts a lane to work. `has_room` says whether a sink could start more newcomers; when
-    that may have become so, `more` is to be called. `now` is Redis' clock, seconds.
+    `begin` puts a lane to work. `has_room` says whether a sink could start more newcomers soon;
+    `more` is to be called when that may have become so, and now and then. `now` is Redis' clock,
+    seconds.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class Admission:
         self._newcomers: deque[Taken] = deque()
         self._more = asyncio.Event()
         self._reading = 0
+        self._last = 0.0
+        """When newcomers were let in."""
         self._closed = Bounded(log, logging.ERROR, vault.CLOSED, most=1)
 
     @property
@@ -126,15 +132,20 @@ class Admission:
         return await loop.run_in_executor(self._threads, read_lane_settings, lanes)
 
     def _next_newcomers(self) -> list[Taken]:
-        piece: list[Taken] = []
-        # In a drain of several sinks the first one's wait is everybody's; theirs serve one.
-        while self._newcomers and len(piece) < FEW and self._has_room(self._newcomers[0].station):
+        now, piece = time.monotonic(), list[Taken]()
+        anyway = now - self._last >= EVERY
+        # In a drain of several sinks the first one's wait is everybody's; workers' serve one.
+        while self._newcomers and len(piece) < FEW:
+            if not anyway and not self._has_room(self._newcomers[0].station):
+                break
             taken = self._newcomers.popleft()
-            if taken.hold.lost or taken.hold.end < time.monotonic():
+            if taken.hold.lost or taken.hold.end < now:
                 log.info("a hold was lost", extra={"lane": taken.held.lane})
                 self._renewer.drop(taken.hold)
             else:
                 piece.append(taken)
+        if piece:
+            self._last = now
         return piece
 
     async def _let_in(self, lanes: Sequence[Taken]) -> None:
@@ -152,9 +163,11 @@ class Admission:
             gone = [taken for lane, taken in waiting.items() if lane not in read]
             await self._turn_away(gone, {"on": 0, "orphan": 1})
             await self._turn_away_closed([waiting[k] for k, v in read.items() if v is None])
-            for lane, settings in read.items():
+            for taken in lanes:  # as they were due
+                lane = taken.held.lane
+                settings = read.get(lane)
                 if settings is not None:
-                    taken = waiting.pop(lane)
+                    del waiting[lane]
                     self.keep(lane, taken.held.revision, settings)
                     self._begin(taken, settings)
         finally:
@@ -174,6 +187,8 @@ class Admission:
     async def _turn_away(self, lanes: Sequence[Taken], facts: dict[str, str | int]) -> None:
         """Give lanes back that cannot begin: without a row they come off `due` and are kept
         (the audit reports them), without a database they are looked at again soon."""
+        if not lanes:
+            return
         for taken in lanes:
             self._renewer.drop(taken.hold)
         calls = [

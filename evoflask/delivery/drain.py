@@ -29,7 +29,7 @@ from evoflask.delivery import breaker, outcomes, sharing
 from evoflask.delivery.admission import Admission, Taken
 from evoflask.delivery.attempts import EVERY, Attempts
 from evoflask.delivery.chores import Chores
-from evoflask.delivery.held import Lane, Load, Policies, Station
+from evoflask.delivery.held import Lane, Load, Policies, Standing, Station
 from evoflask.delivery.holds import Hold, Renewer
 from evoflask.delivery.lanes import Item
 from evoflask.delivery.reads import FEW, Reads, Wanted
@@ -63,6 +63,11 @@ ROUND = 0.5
 """Seconds in which each held lane is looked at once."""
 AGAIN = 1.0
 """Seconds after which a lane that ran out of ids, and is still held, asks again (for retries)."""
+ORDER = (Standing.QUICK, Standing.UNPROVEN, Standing.SLOW)
+"""Who is started first. Of the unproven a few are; the slow, who share their room, could take all
+of it."""
+LEFT = 0.875
+"""The share of that room which the slow may fill."""
 ABREAST = 2
 """Deliveries of unproven lanes that are started in one turn of the loop. A thousand at once
 (whose time-outs then also come at once) would keep the proven ones waiting for half a second."""
@@ -285,7 +290,8 @@ class Drain:
             return False
         if self._alone:
             return not self._lanes and not self._admission.waiting
-        proven = len(station.turns[True]) + self._reads.waiting(proven=True)
+        quick = Standing.QUICK
+        proven = len(station.turns[quick]) + self._reads.waiting(quick)
         return proven < TURNS and len(self._lanes) + self._admission.waiting < HELD
 
     async def _take_many(self, asked: Sequence[tuple[Station, int]]) -> list[int]:
@@ -341,8 +347,8 @@ class Drain:
 
     def _has_room(self, station: Station) -> bool:
         """For newcomers: as many as stand before them are at hand soon."""
-        waiting = self._reads.waiting(proven=False)
-        return waiting < FEW and len(station.turns[False]) < FEW
+        unproven = Standing.UNPROVEN
+        return max(self._reads.waiting(unproven), len(station.turns[unproven])) < FEW
 
     async def _listen_loop(self) -> None:
         partitions = self._partitions
@@ -432,7 +438,7 @@ class Drain:
             ready = lane.turning or work.ready
             if ready and not lane.turning:
                 lane.turning = True
-                lane.station.turns[lane.quick].append(lane)
+                lane.station.turns[lane.standing].append(lane)
             # In pieces, but never so that what could start waits for a piece to be used up.
             if work.unstarted > lane.loaded and (not ready or lane.loaded <= lane.ahead // 2):
                 self._want_read(lane)
@@ -450,21 +456,20 @@ class Drain:
             self._loop.call_soon(self._put_under_way, station)
 
     def _put_under_way(self, station: Station) -> None:
-        """A lane a turn, the proven first."""
+        """A lane a turn, by their standing."""
         station.gathering = False
         now = time.monotonic()
         self._begin_turn(now)
         batches: dict[Hashable, list[tuple[Lane, Item]]] = {}
-        for quick in (True, False):
-            turns, pool = station.turns[quick], station.slots.pool(quick)
-            while turns and pool.free and (quick or station.started < ABREAST):
+        for standing in ORDER:
+            turns = station.turns[standing]
+            while turns and _may_start(station, standing):
                 if not station.pace.go():
                     break
                 lane = turns.popleft()
-                if lane.quick is not quick:
-                    station.turns[lane.quick].append(lane)
-                    if lane.quick:
-                        self._loop.call_soon(self._start, station)
+                if lane.standing is not standing:
+                    station.turns[lane.standing].append(lane)
+                    self._loop.call_soon(self._start, station)
                     continue
                 item = self._next(lane, now)
                 if item is None:
@@ -474,8 +479,8 @@ class Drain:
                 lane.loaded -= 1
                 load = item.load
                 assert isinstance(load, Load)
-                station.slots.run(load.slot, lane, quick, now)
-                if not quick:
+                station.slots.run(load.slot, lane, standing is Standing.QUICK, now)
+                if standing is Standing.UNPROVEN:
                     self._count_start(station)
                 if not self._unsendable(lane, item, load):
                     self._add(station, batches, lane, item)
@@ -485,10 +490,9 @@ class Drain:
 
     def _call_more_unproven(self, station: Station) -> None:
         """Those that were started left room to read others, and to let newcomers in."""
-        if len(station.turns[False]) < FEW:
-            if self._reads.waiting(proven=False):
-                self._read.set()
-            self._admission.more()
+        if len(station.turns[Standing.UNPROVEN]) < FEW and self._reads.waiting(Standing.UNPROVEN):
+            self._read.set()
+        self._admission.more()
 
     def _add(
         self,
@@ -907,6 +911,13 @@ class Drain:
         task = self._loop.create_task(run())
         self._flights.add(task)
         task.add_done_callback(self._flights.discard)
+
+
+def _may_start(station: Station, standing: Standing) -> bool:
+    pool = station.slots.pool(standing is Standing.QUICK)
+    if standing is Standing.UNPROVEN:
+        return pool.free and station.started < ABREAST
+    return pool.count < pool.limit * (LEFT if standing is Standing.SLOW else 1)
 
 
 async def _until(gone: Callable[[], bool], end: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import random
 import time
 from collections import deque
@@ -30,6 +31,18 @@ class Policies:
     pauses: Policy
 
 
+class Standing(enum.IntEnum):
+    """What a lane's last deliveries say of it, best first: those of one standing take turns, and
+    none waits for a worse one."""
+
+    QUICK = 0
+    """They succeeded, and nothing has been under way for long."""
+    SLOW = 1
+    """They succeeded, and something has been under way for over a second."""
+    UNPROVEN = 2
+    """No success yet, or the last ones failed."""
+
+
 class Load:
     """What was read for an item: its delivery (None: the entry is gone) and its room."""
 
@@ -48,7 +61,7 @@ class Station:
         self.sink = sink
         quick = settings.quick_slots * sink.depth
         self.slots = Slots(quick, settings.slow_slots, settings.drain_bytes)
-        self.turns: dict[bool, deque[Lane]] = {True: deque(), False: deque()}
+        self.turns: dict[Standing, deque[Lane]] = {each: deque() for each in Standing}
         self.pace = Pace(least=max(8, sink.batch_size))
         self.started = 0
         """Deliveries of the unproven that were started in this turn of the loop."""
@@ -92,8 +105,8 @@ class Lane:
         self.gone = False
         """Given up or lost: whatever comes back is ignored."""
         self.turning = self.queued = False
-        self.reading = ""
-        """In which line it waits to be read, if in any."""
+        self.reading: Standing | None = None
+        """Among whom it waits to be read, if it does."""
         self.pending: tuple[Call[Settled], bool, int] | None = None
         """A settle without an answer yet: (call, gives the lane up, ids asked)."""
         self.sent = 0.0
@@ -104,6 +117,12 @@ class Lane:
     def ahead(self) -> int:
         """How many bodies are read ahead; more are read when half of them are gone."""
         return max(32, 2 * self.settings.concurrency) if self.work.proven else 2
+
+    @property
+    def standing(self) -> Standing:
+        if not self.work.proven:
+            return Standing.UNPROVEN
+        return Standing.SLOW if self.slow else Standing.QUICK
 
     @property
     def quick(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from evoflask.delivery.held import Lane
+from evoflask.delivery.held import Lane, Standing
 from evoflask.delivery.lanes import Item
 from evoflask.delivery.slots import Slot
 from evoflask.outbox.members import size_of
@@ -21,38 +21,32 @@ Wanted = tuple[Lane, Item, Slot]
 
 
 class Reads:
-    """Lanes that want bodies, the proven and the others apart: a thousand lanes that wait for
-    room must not stand before one that has it. Proven lanes with nothing in hand go before those
-    that read ahead, by themselves: what a short read brings can start while a long one is on its
-    way."""
+    """Lanes that want bodies, by their standing: a thousand lanes that wait for room must not
+    stand before one that has it. Quick ones with nothing in hand go before those that read
+    ahead, by themselves: what a short read brings can start while a long one is on its way."""
 
     def __init__(self) -> None:
         self._idle: deque[Lane] = deque()
-        self._proven: deque[Lane] = deque()
-        self._unproven: deque[Lane] = deque()
-        self._first = True
+        self._others: dict[Standing, deque[Lane]] = {each: deque() for each in Standing}
+        self._order = deque(Standing)
 
     def __bool__(self) -> bool:
-        return bool(self._idle or self._proven or self._unproven)
+        return bool(self._idle) or any(self._others.values())
 
-    def waiting(self, *, proven: bool) -> int:
-        """How many lanes of that kind want bodies."""
-        return len(self._idle) + len(self._proven) if proven else len(self._unproven)
+    def waiting(self, standing: Standing) -> int:
+        """How many lanes of that standing want bodies."""
+        idle = len(self._idle) if standing is Standing.QUICK else 0
+        return len(self._others[standing]) + idle
 
     def add(self, lane: Lane) -> bool:
-        """The lane wants bodies; False: that was known. One that proved itself since does not
-        go on waiting among the others."""
-        if lane.gone or (lane.reading and (lane.reading != "unproven" or not lane.quick)):
+        """The lane wants bodies; False: that was known. One that is better by now does not go
+        on waiting among those that are not."""
+        now = lane.standing
+        if lane.gone or (lane.reading is not None and lane.reading <= now):
             return False
-        if not lane.quick:
-            lane.reading = "unproven"
-            self._unproven.append(lane)
-        elif lane.loaded or lane.work.flying:
-            lane.reading = "proven"
-            self._proven.append(lane)
-        else:
-            lane.reading = "idle"
-            self._idle.append(lane)
+        lane.reading = now
+        idle = now is Standing.QUICK and not lane.loaded and not lane.work.flying
+        (self._idle if idle else self._others[now]).append(lane)
         return True
 
     def collect(self) -> tuple[list[Wanted], list[Lane]]:
@@ -60,34 +54,38 @@ class Reads:
         whose room is taken by bodies that cannot start (a retry came before them)."""
         batch: list[Wanted] = []
         crowded: list[Lane] = []
-        self._empty("idle", self._idle, 0, batch, crowded)
+        self._empty(Standing.QUICK, self._idle, 0, batch, crowded)
         if batch:
             return batch, crowded
-        self._first = not self._first
+        self._order.rotate()
         size = 0
-        queues = [("proven", self._proven), ("unproven", self._unproven)]
-        for name, queue in queues if self._first else reversed(queues):
-            size = self._empty(name, queue, size, batch, crowded)
+        for each in self._order:
+            size = self._empty(each, self._others[each], size, batch, crowded)
         return batch, crowded
 
     def _empty(
-        self, name: str, queue: deque[Lane], size: int, batch: list[Wanted], crowded: list[Lane]
+        self,
+        standing: Standing,
+        queue: deque[Lane],
+        size: int,
+        batch: list[Wanted],
+        crowded: list[Lane],
     ) -> int:
         """Each lane of the queue once, within the bounds; the bytes of all that is read."""
         new = 0
         for _ in range(len(queue)):
             lane = queue[0]
-            if lane.reading == name and not lane.gone:
+            if lane.reading is standing and not lane.gone:
                 if size > BYTES or len(batch) >= MANY:
                     break
-                if name == "unproven":
+                if standing is Standing.UNPROVEN:
                     new += 1
-                    if new + len(lane.station.turns[False]) > FEW:
+                    if new + len(lane.station.turns[standing]) > FEW:
                         break
             queue.popleft()
-            if lane.reading != name:
-                continue
-            lane.reading = ""
+            if lane.reading is not standing:
+                continue  # it is better by now, and waits elsewhere or was read
+            lane.reading = None
             if not lane.gone and not lane.work.stopping:
                 size += self._take(lane, batch, crowded)
         return size

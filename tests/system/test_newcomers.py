@@ -93,3 +93,22 @@ def test_a_tenant_that_works_does_not_wait_for_them_in_a_worker_that_knows_nobod
         receiver.wait_for(2, 30)
         assert black_hole.count() < MANY / 2
         wait_for(lambda: black_hole.count() >= MANY, 60, "their turn comes all the same")
+
+
+def test_a_tenant_without_a_success_does_not_wait_for_slow_ones_with_a_backlog(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    slow, each = 100, 40
+    house = make_house()
+    urls = {f"slow{n}": receiver.url("/slow/1500") for n in range(slow)}
+    tenants = Tenants(house, urls)
+    Tenants(house, {"new": receiver.url("/new")})
+    for name in urls:
+        tenants.fill(name, [(f"chat{n}", orjson.dumps(message(n))) for n in range(each)])
+    receiver.wait_for(5 * slow, 60)  # each has as much under way as it may
+
+    assert house.client().emit("new", data=message(1)).status_code == 202
+
+    wait_for(lambda: "/new" in receiver.counts()["paths"], 60, "it was tried")
+    assert receiver.count() < slow * each / 2
+    receiver.wait_for(slow * each + 1, 120)

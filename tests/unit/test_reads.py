@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from evoflask.configuration import LaneSettings
-from evoflask.delivery.held import Lane, Policies, Station
+from evoflask.delivery.held import Lane, Policies, Standing, Station
 from evoflask.delivery.holds import Hold
 from evoflask.delivery.reads import FEW, Reads
 from evoflask.delivery.retry import Policy
@@ -53,20 +53,20 @@ def test_of_the_unproven_as_many_are_read_as_will_start_soon() -> None:
     waiting(reads, many)
 
     first = read(reads)
-    at.turns[False].extend(first)  # they were read, and wait to be started
+    at.turns[Standing.UNPROVEN].extend(first)  # they were read, and wait to be started
 
     assert first == many[:FEW]
     assert read(reads) == []
     for _ in range(3):  # some started
-        at.turns[False].popleft()
+        at.turns[Standing.UNPROVEN].popleft()
     assert read(reads) == many[FEW : FEW + 3]
-    assert reads.waiting(proven=False) == 100 - FEW - 3
+    assert reads.waiting(Standing.UNPROVEN) == 100 - FEW - 3
 
 
 def test_a_proven_one_is_read_beside_a_thousand_that_are_not() -> None:
     reads, at = Reads(), station()
     waiting(reads, [lane(at, proven=False) for _ in range(1000)])
-    at.turns[False].extend(lane(at, proven=False) for _ in range(FEW))
+    at.turns[Standing.UNPROVEN].extend(lane(at, proven=False) for _ in range(FEW))
     healthy = lane(at, proven=True)
     waiting(reads, [healthy])
 
@@ -77,7 +77,7 @@ def test_one_that_proves_itself_does_not_go_on_waiting_among_the_others() -> Non
     reads, at = Reads(), station()
     many = [lane(at, proven=False) for _ in range(100)]
     waiting(reads, many)
-    at.turns[False].extend(lane(at, proven=False) for _ in range(FEW))
+    at.turns[Standing.UNPROVEN].extend(lane(at, proven=False) for _ in range(FEW))
     assert read(reads) == []
 
     last = many[-1]
@@ -86,7 +86,7 @@ def test_one_that_proves_itself_does_not_go_on_waiting_among_the_others() -> Non
 
     assert reads.add(last)
     assert read(reads) == [last]
-    at.turns[False].clear()
+    at.turns[Standing.UNPROVEN].clear()
     rest = [each for _ in range(10) for each in read(reads)]
     assert rest == many[:-1]  # once each, and it not again
     assert not reads
@@ -99,3 +99,14 @@ def test_a_lane_that_was_given_up_holds_up_nobody_behind_it() -> None:
     gone.gone = True
 
     assert read(reads) == [next_]
+
+
+def test_a_slow_one_that_succeeds_waits_for_no_unproven_one() -> None:
+    reads, at = Reads(), station()
+    waiting(reads, [lane(at, proven=False) for _ in range(100)])
+    at.turns[Standing.UNPROVEN].extend(lane(at, proven=False) for _ in range(FEW))
+    slow = lane(at, proven=True)
+    slow.slow = 1
+    waiting(reads, [slow])
+
+    assert read(reads) == [slow]
