@@ -16,14 +16,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from evoflask import vault
 from evoflask.configuration import LaneSettings, read_lane_settings
 from evoflask.delivery.held import Station
 from evoflask.delivery.holds import Hold, Renewer
 from evoflask.delivery.reads import FEW
-from evoflask.errors import DatabaseDown, Unavailable
+from evoflask.errors import DatabaseDown
 from evoflask.log import Bounded, Repeats
 from evoflask.outbox import AsyncOutbox, Held, verbs
 
@@ -39,12 +40,17 @@ CLOSED_SECONDS = 10
 again."""
 
 
-class Taken(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Taken:
     """A lane that waits for its row. Its hold is renewed meanwhile."""
 
     station: Station
     held: Held
     hold: Hold
+    told: bool = False
+    """Append or an operator said something of it."""
+    anew: bool = False
+    """What Redis handed out of it is void."""
 
 
 class Admission:
@@ -77,8 +83,9 @@ class Admission:
         self._now = now
         self._kept: OrderedDict[str, tuple[tuple[str, str], LaneSettings]] = OrderedDict()
         self._newcomers: deque[Taken] = deque()
+        self._waiting: dict[str, Taken] = {}
+        """Newcomers and those whose rows are being read, by lane."""
         self._more = asyncio.Event()
-        self._reading = 0
         self._last = 0.0
         """When newcomers were let in."""
         self._closed = Bounded(log, logging.ERROR, vault.CLOSED, most=1)
@@ -86,11 +93,11 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Lanes that did not begin yet."""
-        return len(self._newcomers) + self._reading
+        return len(self._waiting)
 
     def admit(self, station: Station, lanes: Sequence[Held], end: float) -> None:
         """`end`: of their holds, by the monotonic clock."""
-        missing = []
+        missing: list[Taken] = []
         for held in lanes:
             taken = Taken(station, held, Hold(held.partition, held.lane, held.token, end))
             self._renewer.add(taken.hold)
@@ -98,14 +105,21 @@ class Admission:
             if kept and kept[0] == held.revision:
                 self._kept.move_to_end(held.lane)
                 self._begin(taken, kept[1])
-            elif held.proven:
-                missing.append(taken)
             else:
-                self._newcomers.append(taken)
+                self._waiting[held.lane] = taken
+                (missing if held.proven else self._newcomers).append(taken)
         if missing:
             self._background(self._let_in(missing))
         if self._newcomers:
             self._more.set()
+
+    def tell(self, lane: str, *, anew: bool) -> bool:
+        """What append or an operator told of a lane, for when it begins; whether it waits here."""
+        taken = self._waiting.get(lane)
+        if taken is None:
+            return False
+        taken.told, taken.anew = True, taken.anew or anew
+        return True
 
     def more(self) -> None:
         """There may be room for newcomers."""
@@ -139,9 +153,9 @@ class Admission:
             if not anyway and not self._has_room(self._newcomers[0].station):
                 break
             taken = self._newcomers.popleft()
-            if taken.hold.lost or taken.hold.end < now:
+            if taken.hold.end < now:
                 log.info("a hold was lost", extra={"lane": taken.held.lane})
-                self._renewer.drop(taken.hold)
+                self._let_go(taken)
             else:
                 piece.append(taken)
         if piece:
@@ -151,29 +165,31 @@ class Admission:
     async def _let_in(self, lanes: Sequence[Taken]) -> None:
         """Read their rows, and begin. A failure leaves the holds of all that did not begin to
         end by themselves."""
-        waiting = {taken.held.lane: taken for taken in lanes}
-        self._reading += len(lanes)
         try:
             try:
-                read = await self.read(list(waiting))
+                read = await self.read([taken.held.lane for taken in lanes])
             except DatabaseDown as error:
                 self._failures.tell("settings cannot be read", error)
+                # Another worker may reach it: nobody is kept for when this one does again.
+                lanes = [*lanes, *self._newcomers]
+                self._newcomers.clear()
                 await self._turn_away(lanes, {"until": self._later(1)})
                 return
-            gone = [taken for lane, taken in waiting.items() if lane not in read]
+            gone = [taken for taken in lanes if taken.held.lane not in read]
             await self._turn_away(gone, {"on": 0, "orphan": 1})
-            await self._turn_away_closed([waiting[k] for k, v in read.items() if v is None])
+            closed = [taken for taken in lanes if read.get(taken.held.lane, 0) is None]
+            await self._turn_away_closed(closed)
             for taken in lanes:  # as they were due
-                lane = taken.held.lane
-                settings = read.get(lane)
+                held = taken.held
+                settings = read.get(held.lane)
                 if settings is not None:
-                    del waiting[lane]
-                    self.keep(lane, taken.held.revision, settings)
+                    self._leave(taken)
+                    self.keep(held.lane, held.revision, settings)
                     self._begin(taken, settings)
         finally:
-            self._reading -= len(lanes)
-            for taken in waiting.values():
-                self._renewer.drop(taken.hold)
+            for taken in lanes:
+                if self._waiting.get(taken.held.lane) is taken:
+                    self._let_go(taken)
 
     async def _turn_away_closed(self, lanes: Sequence[Taken]) -> None:
         """Their secrets open with no key that we have: nothing is tried or charged, they wait for
@@ -187,18 +203,23 @@ class Admission:
     async def _turn_away(self, lanes: Sequence[Taken], facts: dict[str, str | int]) -> None:
         """Give lanes back that cannot begin: without a row they come off `due` and are kept
         (the audit reports them), without a database they are looked at again soon."""
-        if not lanes:
-            return
         for taken in lanes:
-            self._renewer.drop(taken.hold)
-        calls = [
-            verbs.settle(held.partition, held.lane, held.token, [], hold=0, facts=facts)
-            for _, held, _ in lanes
-        ]
-        answers = await self._outbox.run_many(calls)
-        for answer in answers:
-            if isinstance(answer, Unavailable):
-                raise answer
+            self._let_go(taken)
+        await self._outbox.run_many(
+            [
+                verbs.settle(held.partition, held.lane, held.token, [], hold=0, facts=facts)
+                for held in (taken.held for taken in lanes)
+            ]
+        )
+
+    def _let_go(self, taken: Taken) -> None:
+        """It does not begin here; unless it is given back, its hold is left to end."""
+        self._renewer.drop(taken.hold)
+        self._leave(taken)
+
+    def _leave(self, taken: Taken) -> None:
+        if self._waiting.get(taken.held.lane) is taken:  # else it was lost, and taken again
+            del self._waiting[taken.held.lane]
 
     def _later(self, seconds: float) -> int:
         """From now until twice as long, milliseconds by Redis' clock."""

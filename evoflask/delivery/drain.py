@@ -73,8 +73,8 @@ ABREAST = 2
 (whose time-outs then also come at once) would keep the proven ones waiting for half a second."""
 CROWD = 64
 PACE = 0.016
-"""Above so many of them under way, which then hardly are quick to answer, so many seconds pass
-between two such turns: what begins a little later here is no loss, and the loop has air."""
+"""Above so many under way in their room, slow lanes' among them, so many seconds pass between two
+such turns: what begins a little later here is no loss, and the loop has air."""
 SETTLE_AT = 32
 """Outcomes of a lane that are settled without waiting for more."""
 SETTLE_AFTER = 0.05
@@ -329,15 +329,22 @@ class Drain:
         return counts
 
     def _begin(self, taken: Taken, settings: LaneSettings) -> None:
-        station, held, hold = taken
-        lane = Lane(held, settings, self._policies_of(settings), station, hold)
+        held, station = taken.held, taken.station
+        lane = Lane(held, settings, self._policies_of(settings), station, taken.hold)
         if self._alone:
             lane.work.exhausted = True
         self._lanes[held.lane] = lane
         self._roused.set()
         if self._stopping:
             lane.halted = lane.work.stopping = True
+        if taken.told:
+            self._on_told(lane, anew=taken.anew)
         self._consider(lane)
+
+    def _on_told(self, lane: Lane, *, anew: bool) -> None:
+        if anew:  # skipped or purged: nothing of it that was in hand is to be started
+            self._drop_unstarted(lane)
+        lane.work.exhausted = False
 
     def _policies_of(self, settings: LaneSettings) -> Policies:
         if settings.retry is None:
@@ -359,13 +366,11 @@ class Drain:
                 self._trials.nudge()
             lane = self._lanes.get(lane_id)
             if lane is not None:
-                if anew:  # skipped or purged: nothing of it that was in hand is to be started
-                    self._drop_unstarted(lane)
-                lane.work.exhausted = False
+                self._on_told(lane, anew=anew)
                 self._consider(lane)
             elif lane_id == verbs.TRIAL:
                 self._trials.nudge()
-            else:
+            elif not self._admission.tell(lane_id, anew=anew):
                 self._nudge.set()
             if self._partitions != partitions:
                 return

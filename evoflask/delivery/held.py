@@ -127,7 +127,7 @@ class Lane:
     @property
     def quick(self) -> bool:
         """Whether its deliveries go into the pool of the proven."""
-        return self.work.proven and not self.slow
+        return self.standing is Standing.QUICK
 
     @property
     def busy(self) -> bool:

@@ -27,12 +27,11 @@ STALLED = 60.0
 class Hold:
     """One lane's hold, shared by loop and thread. `end`: monotonic seconds."""
 
-    __slots__ = ("end", "lane", "lost", "partition", "token")
+    __slots__ = ("end", "lane", "partition", "token")
 
     def __init__(self, partition: int, lane: str, token: str, end: float) -> None:
         self.partition, self.lane, self.token = partition, lane, token
         self.end = end
-        self.lost = False
 
 
 class Renewer:
@@ -93,7 +92,7 @@ class Renewer:
         for hold in holds:
             if hold.lane in lost:
                 self.drop(hold)
-                hold.lost, hold.end = True, 0.0
+                hold.end = 0.0
                 self._on_lost(hold)
             else:
                 hold.end = before + self._seconds

@@ -7,6 +7,7 @@ import threading
 
 import orjson
 
+from evoflask.delivery.reads import FEW
 from evoflask.dev.process import wait_for
 from evoflask.dev.receiver import Receiver
 from evoflask.outbox import keys
@@ -20,7 +21,7 @@ MANY = 600
 
 def newcomers(house: House, black_hole: Receiver) -> Tenants:
     """With an event each; disabled."""
-    urls = {f"new{n}": black_hole.url("/hang") for n in range(MANY)}
+    urls = {f"new{n}": black_hole.url(f"/hang/{n}") for n in range(MANY)}
     made = Tenants(house, urls, enabled=False)
     for name in urls:
         made.fill(name, [("chat", orjson.dumps(message(1)))])
@@ -71,6 +72,28 @@ def test_who_still_waits_when_the_worker_ends_is_free_for_another_one(
         finally:
             ends.join()
     assert house.off() == {}
+
+
+def test_what_is_skipped_while_they_wait_is_not_sent(make_house: MakeHouse) -> None:
+    house = make_house(hold_seconds=60)
+    client = house.client()
+    with Receiver() as black_hole:
+        tenants = newcomers(house, black_hole)
+        tenants.enable()
+        wait_for(lambda: of_lanes(house, tenants, "token") == MANY, 30, "all are held")
+        house.freeze("worker")
+        untried = [n for n in range(MANY) if f"/hang/{n}" not in black_hole.counts()["paths"]]
+
+        for n in untried:
+            client.good("POST", f"/lane/new{n}/webhook/skip")
+        tried = black_hole.count()
+        house.thaw("worker")
+
+        wait_for(lambda: of_lanes(house, tenants, "token") <= black_hole.count(), 60, "the rest")
+        wait_for(lambda: client.good("GET", "/deadletter")["reasons"] == {"skipped": len(untried)})
+        assert len(untried) > MANY / 4
+        # What was about to start when the worker woke may go before it hears of it.
+        assert black_hole.count() <= tried + FEW
 
 
 def test_a_tenant_that_works_does_not_wait_for_them_in_a_worker_that_knows_nobody(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from evoflask.delivery.admission import Admission, Taken
 from evoflask.delivery.held import Station
 from evoflask.delivery.holds import Renewer
 from evoflask.delivery.reads import FEW
+from evoflask.errors import DatabaseDown
 from evoflask.log import Repeats
 from evoflask.outbox import AsyncOutbox, Held
 from evoflask.sinks.base import Target
@@ -31,10 +33,25 @@ class Holds:
         self.kept.discard(hold.lane)
 
 
+class GivenBack:
+    """The outbox: how many lanes were given back."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def run_many(self, calls: Any) -> list[Any]:
+        self.count += len(calls)
+        return [None] * len(calls)
+
+
 class Known(Admission):
-    """Every lane has a row."""
+    """Every lane has a row, while there is a database."""
+
+    down = False
 
     async def read(self, lanes: list[str]) -> dict[str, LaneSettings | None]:
+        if self.down:
+            raise DatabaseDown("it is away")
         return {lane: settings(lane) for lane in reversed(lanes)}
 
 
@@ -44,13 +61,15 @@ class Door:
     def __init__(self, *, room: bool) -> None:
         self.room = room
         self.begun: list[str] = []
+        self.told: dict[str, bool] = {}
+        self.outbox = GivenBack()
         self.holds = Holds()
         self.tasks: set[asyncio.Task[None]] = set()
         self.admission = Known(
-            cast(AsyncOutbox, None),
+            cast(AsyncOutbox, self.outbox),
             cast(ThreadPoolExecutor, None),
             cast(Renewer, self.holds),
-            cast(Repeats, None),
+            Repeats(logging.getLogger(), expected=(DatabaseDown,)),
             begin=self._begin,
             has_room=lambda station: self.room,
             background=lambda work: self.tasks.add(asyncio.ensure_future(work)),
@@ -60,6 +79,8 @@ class Door:
     def _begin(self, taken: Taken, settings: LaneSettings) -> None:
         assert taken.held.lane == settings.target.sid
         self.begun.append(taken.held.lane)
+        if taken.told:
+            self.told[taken.held.lane] = taken.anew
 
     async def turn(self) -> None:
         """Newcomers are looked at once."""
@@ -133,5 +154,39 @@ def test_a_newcomer_whose_hold_was_lost_is_not_let_in() -> None:
 
         assert door.begun == ["s2"]
         assert door.holds.kept == {"s2"}
+
+    asyncio.run(run())
+
+
+def test_without_a_database_everybody_is_given_back_at_once() -> None:
+    async def run() -> None:
+        door = Door(room=False)
+        door.admission.down = True
+        door.admission.admit(STATION, [held(n, proven=False) for n in range(50)], 1e9)
+
+        await door.turn()
+
+        assert door.outbox.count == 50
+        assert door.admission.waiting == 0
+        assert door.holds.kept == set()
+        assert door.begun == []
+
+    asyncio.run(run())
+
+
+def test_what_was_told_of_a_lane_that_waits_is_known_when_it_begins() -> None:
+    async def run() -> None:
+        door = Door(room=True)
+        door.admission.admit(STATION, [held(n, proven=False) for n in range(3)], 1e9)
+
+        assert door.admission.tell("s1", anew=True)
+        assert door.admission.tell("s1", anew=False)  # the first one still holds
+        assert door.admission.tell("s2", anew=False)
+        assert not door.admission.tell("s3", anew=True)
+        await door.turn()
+
+        assert door.begun == ["s0", "s1", "s2"]
+        assert door.told == {"s1": True, "s2": False}
+        assert not door.admission.tell("s1", anew=True)
 
     asyncio.run(run())
