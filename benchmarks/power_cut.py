@@ -21,6 +21,7 @@ from pathlib import Path
 
 import requests
 
+from evoflask.dev.process import whole_lines
 from tests.system.house import House, message
 
 ROUNDS = 10
@@ -102,7 +103,7 @@ def one(folder: Path, library: Path, fsync: str) -> tuple[int, int, int, float]:
         house.redis.kill9()
         log = next((house.redis.data / "appendonlydir").glob("*.incr.aof"))
         mine = str(log.stat().st_ino)
-        notes = (line.split() for line in durable.read_text().splitlines())
+        notes = (line.split() for line in whole_lines(durable))
         os.truncate(log, max((int(size) for inode, size in notes if inode == mine), default=0))
         house.redis.start()
         there = kept(house)

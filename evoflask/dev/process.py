@@ -48,6 +48,13 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
+def whole_lines(path: Path) -> list[str]:
+    """Those of a file that another process may be appending to: what has no end yet is half a
+    line, and left out. None where there is no file."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return text.split("\n")[:-1]
+
+
 def wait_for(
     condition: Callable[[], T], timeout: float = 10.0, what: str = "", interval: float = 0.01
 ) -> T:

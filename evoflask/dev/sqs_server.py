@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from evoflask.dev.process import Process, free_port
+from evoflask.dev.process import Process, free_port, whole_lines
 from evoflask.dev.server import Server
 from evoflask.errors import Misconfigured
 
@@ -119,9 +119,7 @@ class SqsServer(Server):
         return {event_id: float(at) for event_id, _, at in self._kept()}
 
     def _kept(self) -> list[list[str]]:
-        # The last line may be half written.
-        lines = self.book.read_text().split("\n")[:-1]
-        return [line.rsplit(" ", 2) for line in lines]
+        return [line.rsplit(" ", 2) for line in whole_lines(self.book)]
 
 
 # In the server's process

@@ -33,9 +33,11 @@ _LOCK = threading.Lock()
 
 
 def show(line: dict[str, Any]) -> None:
-    """One line, whole, at once."""
+    """One line, whole, at once: in one write, or what a client says of its troubles could land
+    before the line's end. `print` makes two where nothing is buffered."""
     with _LOCK:
-        print(json.dumps(line), flush=True)
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
 
 
 def arrived(sink: str, body: bytes | str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evoflask.dev.process import Process, free_port, wait_for
+from evoflask.dev.process import Process, free_port, wait_for, whole_lines
 from tests.conftest import missing
 
 
@@ -74,7 +74,7 @@ def test_make_run_all_shows_one_event_at_six_destinations(tmp_path: Path, root: 
         )
 
         def arrived() -> set[str]:
-            lines = [line for line in supervisor.output().split("\n")[:-1] if line.startswith("{")]
+            lines = [line for line in whole_lines(tmp_path / "log") if line.startswith("{")]
             return {told["sink"] for told in map(json.loads, lines) if told.get("event") == "CALL"}
 
         wait_for(lambda: len(arrived()) == 6, 30, "the event at all six")

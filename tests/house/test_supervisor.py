@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from evoflask.bell import connect
-from evoflask.dev.process import Process, free_port, wait_for
+from evoflask.dev.process import Process, free_port, wait_for, whole_lines
 from evoflask.settings import embedded_socket
 
 RUN = (
@@ -103,11 +103,7 @@ class House:
 
     def started(self, name: str) -> list[dict[str, object]]:
         """What the programs of this name noted when they were started."""
-        if not self.notes.exists():
-            return []
-        # A line is whole when it has its end: who reads while another appends may see half of one.
-        lines = self.notes.read_text().splitlines(keepends=True)
-        noted = [json.loads(line) for line in lines if line.endswith("\n")]
+        noted = [json.loads(line) for line in whole_lines(self.notes)]
         return [each for each in noted if each["name"] == name]
 
     def redis(self) -> redis.Redis:

@@ -103,7 +103,7 @@ def start(tmp_path: Path, root: Path) -> Start:
 
 
 def notes(process: Process) -> list[str]:
-    lines = process.output().splitlines()
+    lines = process.output().split("\n")[:-1]  # the last may be half written
     return [line.removeprefix("NOTE ") for line in lines if line.startswith("NOTE ")]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from websockets.sync.client import connect
 
+from evoflask.dev.process import whole_lines
 from evoflask.dev.soketi_server import SoketiServer
 from evoflask.settings import Settings
 from evoflask.sinks.base import Delivery, Sink, Target
@@ -91,7 +92,7 @@ class PusherHarness(ServerHarness):
         return self.sink(), self.good("locked", settings_secret=secret), secret
 
     def arrived(self) -> list[tuple[str, str]]:
-        lines = (self.server.data / "accepted").read_text().splitlines()
+        lines = whole_lines(self.server.data / "accepted")
         return [(event_id, sha) for event_id, sha in map(str.split, lines)]
 
     def connections(self) -> int:

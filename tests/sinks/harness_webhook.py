@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evoflask import __version__
+from evoflask.dev.process import whole_lines
 from evoflask.dev.receiver import Receiver
 from evoflask.formats import Standard
 from evoflask.settings import Settings
@@ -47,8 +48,7 @@ class WebhookHarness(Harness):
         return self.sink(), locked, secret.partition(" ")[2]
 
     def arrived(self) -> list[tuple[str, str]]:
-        lines = self._file.read_text().splitlines()
-        return [(event_id, sha) for event_id, sha in map(str.split, lines)]
+        return [(event_id, sha) for event_id, sha in map(str.split, whole_lines(self._file))]
 
     def body_of(self, delivery: Delivery) -> bytes:
         return Standard("demo", server_version=__version__).body(delivery)

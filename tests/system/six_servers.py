@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evoflask.dev.demonstration import Demonstration
-from evoflask.dev.process import wait_for
+from evoflask.dev.process import wait_for, whole_lines
 from tests.system.house import API_KEY, Client, House
 
 SIX = ("webhook", "websocket", "rabbitmq", "nats", "sqs", "pusher")
@@ -63,9 +63,7 @@ class Six:
             raise TimeoutError(f"{error}; {len(left)} did not, as {sorted(left)[:6]}") from None
 
     def _lines(self) -> list[dict[str, Any]]:
-        text = self._log.read_text() if self._log.exists() else ""
-        # The last line may be half written.
-        return [json.loads(line) for line in text.split("\n")[:-1] if line.startswith("{")]
+        return [json.loads(line) for line in whole_lines(self._log) if line.startswith("{")]
 
 
 @contextlib.contextmanager

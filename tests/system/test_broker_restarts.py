@@ -14,7 +14,7 @@ import nats
 import pytest
 
 from evoflask.dev.nats_server import NatsServer
-from evoflask.dev.process import wait_for
+from evoflask.dev.process import wait_for, whole_lines
 from evoflask.dev.server import Server
 from evoflask.dev.soketi_server import SoketiServer
 from evoflask.dev.sqs_server import SqsServer
@@ -76,7 +76,7 @@ class Servers:
 
     def arrived(self) -> dict[str, list[str]]:
         """Ids by sink, repeats included."""
-        accepted = (self.soketi.data / "accepted").read_text().splitlines()
+        accepted = whole_lines(self.soketi.data / "accepted")
         return {
             "nats": asyncio.run(self._stored()),
             "sqs": [event_id for event_id, _ in self.sqs.accepted()],

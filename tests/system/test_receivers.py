@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evoflask.dev.process import Process, free_port, wait_for
+from evoflask.dev.process import Process, free_port, wait_for, whole_lines
 from evoflask.receiver import Gap, gaps
 from tests.system.conftest import MakeHouse
 from tests.system.house import House, message
@@ -28,13 +28,13 @@ class Example:
         self.port = free_port()
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SECRET": " ".join(keys)}
         command = [sys.executable, *COMMANDS[kind], str(self.port)]
-        log = folder / f"example{self.port}.log"
-        self.process = Process(command, env=env, cwd=ROOT, log=log).start()
+        self._log = folder / f"example{self.port}.log"
+        self.process = Process(command, env=env, cwd=ROOT, log=self._log).start()
         wait_for(lambda: "http://127.0.0.1" in self.process.output(), 20, "the example to listen")
 
     def handled(self) -> list[str]:
         """Ids, in order."""
-        lines = self.process.output().splitlines()
+        lines = whole_lines(self._log)
         return [line.split()[1] for line in lines if line.startswith("MESSAGES_UPSERT ")]
 
 
