@@ -356,7 +356,9 @@ class _Change:
         self.row = row
 
     def subscription(self, name: str) -> Subscription:
-        """As it is now, where nobody has deleted it since."""
+        """As it is now. Raises `NotFound` where somebody has deleted it, or all of them, since."""
+        if self.state.instance.deleted_at is not None:
+            raise _no_instance(self.row.name)
         found = self.state.sink(name)
         if found is None:
             raise _no_subscription(name)
@@ -434,6 +436,8 @@ class Configuration:
         self._check_names(patches.values())
         with self._changing(name) as change:
             self._store(change.row, patches, enabled, by)
+        for sink in patches:
+            change.subscription(sink)
         return change.state
 
     def set_instance(self, name: str, data: Mapping[str, Any]) -> State:

@@ -451,7 +451,7 @@ def test_a_refusal_of_a_subject_does_not_fall_on_its_twin_in_lower_case(
     server: NatsServer,
 ) -> None:
     add_stream(server, "twins", "twin.>", "Twin.>")
-    batch = [to("Twin.x", "e-1", timeout=1), to("twin.x", "e-2", timeout=1)]
+    batch = [to("Twin.x", "e-1", timeout=3), to("twin.x", "e-2", timeout=3)]
 
     attempts = deliver(sink_of(server, "narrow"), *batch)
 

@@ -523,7 +523,7 @@ def test_a_receiver_that_does_not_finish_in_time_is_ambiguous(
     attempt = post(receiver.url(path), timeout=0.5)
 
     assert (attempt.outcome, attempt.code) == (Outcome.AMBIGUOUS, "timeout")
-    assert 0.4 < time.monotonic() - begin < 1.5
+    assert 0.4 < time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("path", ["/close", "/reset", "/half"])

@@ -107,6 +107,28 @@ def test_delete_and_set_at_once_end_in_a_state_that_both_would_accept(
         assert redis_client.hget(f"evo:{{p0}}:config:{row.outbox}", "gone") is not None
 
 
+@pytest.mark.parametrize("path", ["/instance/delete/a", "/subscription/a/webhook"])
+@pytest.mark.parametrize("body", ["/webhook/set/a", "/event/set/a"])
+def test_what_is_deleted_before_its_set_is_answered_is_not_found(
+    application: Flask, monkeypatch: pytest.MonkeyPatch, path: str, body: str
+) -> None:
+    create(application, "a", webhook=HOOK)
+    tell = Configuration._tell
+
+    def deleted_first(self: Configuration, row: Instance) -> Any:
+        monkeypatch.undo()
+        gone = application.test_client().delete(path, headers=GLOBAL)
+        assert gone.status_code in {200, 204}
+        return tell(self, row)
+
+    monkeypatch.setattr(Configuration, "_tell", deleted_first)
+    own = {"enabled": True, **HOOK}
+    sent = own if body.startswith("/webhook") else {"webhook": own}
+    answer = application.test_client().post(body, headers=GLOBAL, json=sent)
+
+    assert answer.status_code == 404, answer.text
+
+
 # --- Redis is down ---------------------------------------------------------------------------
 
 
