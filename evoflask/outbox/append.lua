@@ -141,12 +141,13 @@ for _, s in ipairs(order) do
       call('ZADD', P .. 'waiting:' .. s, unpack(l.members, m, math.min(m + 999, #l.members)))
     end
     book(s, l.h.sink, mode, #l.members / 2)
-    weigh(s, l.bytes)
-    if call('ZCARD', P .. 'waiting:' .. s) > tonumber(ARGV[13])
-      or tonumber(call('ZSCORE', P .. 'weight', s) or 0) > tonumber(ARGV[14]) then
+    local weight = weigh(s, l.bytes) or 0
+    if call('ZCARD', P .. 'waiting:' .. s) > tonumber(ARGV[13]) or weight > tonumber(ARGV[14]) then
       call('SADD', P .. 'over', s)
     end
-    local d = redate(s, l.h)
+    -- New ones stand behind all that was never tried: the front is one of them, or as it was.
+    local first = front(s)
+    local d = redate(s, l.h, first[1] ~= l.members[2] and first or nil)
     if l.h.hungry and l.h.token then
       -- The holder ran out of ids while deliveries are under way: tell it.
       call('HDEL', P .. 'lane:' .. s, 'hungry')
@@ -177,7 +178,7 @@ if kept > 0 then
     trim(i, tonumber(ARGV[9]), tonumber(ARGV[10]), math.min(kept + 8, 128))
   end
 end
-if seen_ms > 0 and call('EXISTS', P .. 'seen:' .. i) == 1 then
+if given_ids > 0 and seen_ms > 0 then
   call('PEXPIRE', P .. 'seen:' .. i, seen_ms)
   local over = call('ZCARD', P .. 'seen:' .. i) - seen_ids
   if over > 0 then call('ZREMRANGEBYRANK', P .. 'seen:' .. i, 0, over - 1) end

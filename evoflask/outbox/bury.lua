@@ -19,6 +19,6 @@ if call('HLEN', P .. 'dying:' .. s) == 0 then call('SREM', P .. 'graves', s) end
 if h.sink then
   book(s, h.sink, 'dead', #off)
   if #off > 0 then call('HINCRBY', P .. 'buried', s, #off) end
-  release(h.i, off)
+  release(h.i, off, call('HGET', P .. 'config:' .. h.i, 'edge'))
 end
 return #off

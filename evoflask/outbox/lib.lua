@@ -50,6 +50,7 @@ local function book(s, sink, what, n)
   end
 end
 
+-- Answers what the lane weighs now; nil where nothing was to be weighed.
 local function weigh(s, bytes)
   if bytes == 0 then return end
   local left = tonumber(call('ZINCRBY', P .. 'weight', bytes, s))
@@ -58,6 +59,7 @@ local function weigh(s, bytes)
     call('ZREM', P .. 'weight', s)
     if left < 0 then call('INCRBY', P .. 'weighing', -left) end
   end
+  return left
 end
 
 -- The one function that gives a lane's date: ms, or nil when nobody need look at it.
@@ -76,23 +78,39 @@ local function date(s, h, first)
   return math.max(tonumber(first[2]), NOW)
 end
 
-local function lane(s)
+local function quarantined(h)
+  return tonumber(h.lost or 0) >= QUARANTINE
+end
+
+-- A lane's facts, those named `...` among them; `alone`: in which of the two it was dated.
+local function lane(s, ...)
   local f = { 'i', 'sink', 'on', 'stop', 'token', 'end', 'until', 'lost', 'wait', 'hungry',
-    'fails', 'told' }
+    'fails', 'told', ... }
   local v = call('HMGET', P .. 'lane:' .. s, unpack(f))
   local h = {}
   for n = 1, #f do h[f[n]] = v[n] or nil end
+  h.alone = quarantined(h)
   return h
 end
 
--- Date the lane: when a drain looks at it, and when it next reaches its limit of age.
-local function redate(s, h)
-  local first = call('ZRANGE', P .. 'waiting:' .. s, 0, 0, 'WITHSCORES')
+-- What is first on a lane, with its date.
+local function front(s)
+  return call('ZRANGE', P .. 'waiting:' .. s, 0, 0, 'WITHSCORES')
+end
+
+-- Date the lane: when a drain looks at it, and when it next reaches its limit of age. `same`:
+-- its front, where that is what it was when the lane was dated last.
+local function redate(s, h, same)
+  local first = same or front(s)
   local d = date(s, h, first)
-  local alone = tonumber(h.lost or 0) >= QUARANTINE
+  local alone = quarantined(h)
   local due = P .. (alone and 'alone:' or 'due:') .. h.sink
   if d then call('ZADD', due, d, s) else call('ZREM', due, s) end
-  call('ZREM', P .. (alone and 'due:' or 'alone:') .. h.sink, s)
+  if alone ~= h.alone then
+    call('ZREM', P .. (alone and 'due:' or 'alone:') .. h.sink, s)
+    h.alone = alone
+  end
+  if same then return d end
   if first[1] then
     call('ZADD', P .. 'oldest:' .. h.sink, ms_of(first[1]), s)
   else
@@ -122,10 +140,9 @@ local function field(row, name)
   end
 end
 
--- After members left a lane for good: delete those entries that are past retention and
--- that no other lane of the instance has.
-local function release(i, members)
-  local edge = call('HGET', P .. 'config:' .. i, 'edge')
+-- After members left a lane for good: delete those entries that are past retention, up to
+-- `edge`, and that no other lane of the instance has.
+local function release(i, members, edge)
   if not edge then return end
   edge = padded(edge)
   for _, member in ipairs(members) do

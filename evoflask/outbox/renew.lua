@@ -13,7 +13,7 @@ for a = 2, #ARGV, 2 do
   if h.sink and h.token == ARGV[a + 1] then
     h['end'] = NOW + tonumber(ARGV[1])
     call('HSET', P .. 'lane:' .. ARGV[a], 'end', h['end'])
-    redate(ARGV[a], h)
+    redate(ARGV[a], h, front(ARGV[a]))
   else
     lost[#lost + 1] = ARGV[a]
   end

@@ -35,7 +35,7 @@ end
 
 unblock()
 local s, token, hold = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local h = lane(s)
+local h = lane(s, 'pace', 'delivered')
 if not h.sink or h.token ~= token then
   if h.sink then call('HINCRBY', P .. 'lane:' .. s, 'void', 1) end
   return { 'lost' }
@@ -44,16 +44,19 @@ local key = P .. 'lane:' .. s
 local waiting = P .. 'waiting:' .. s
 local a = 9
 local facts = tonumber(ARGV[a])
-if facts > 0 then call('HSET', key, unpack(ARGV, a + 1, a + facts * 2)) end
+if facts > 0 then
+  call('HSET', key, unpack(ARGV, a + 1, a + facts * 2))
+  h['until'] = call('HGET', key, 'until')
+end
 a = a + facts * 2 + 1
-local known = call('HMGET', key, 'until', 'pace')
-h['until'] = known[1]
+local c = call('HMGET', P .. 'config:' .. h.i, 'revision', 'epoch', 'edge')
 local counts, at = tonumber(ARGV[a]), a
 a = a + counts * 2 + 1
 
 local members = {}
 for o = a, #ARGV, 4 do members[#members + 1] = ARGV[o + 1] end
 local off, freed, delivered, applied, retried, delays = {}, 0, 0, 0, 0, {}
+local tried = {} -- those of `off` that had failed before
 local faults = 0 -- attempts that failed after the last one that did not
 if #members > 0 then
   local there = call('ZMSCORE', waiting, unpack(members))
@@ -64,6 +67,7 @@ if #members > 0 then
     local before = tonumber(tries[n] or 0)
     if there[n] and kind == 'd' then
       off[#off + 1] = member
+      if tries[n] then tried[#tried + 1] = member end
       freed = freed + size_of(member)
       delivered, applied, faults = delivered + 1, applied + 1, 0
     elseif there[n] and before == attempt - 1 then
@@ -76,6 +80,7 @@ if #members > 0 then
         retried = retried + 1
       else
         off[#off + 1] = member
+        if tries[n] then tried[#tried + 1] = member end
         freed = freed + size_of(member)
         die(s, member, attempt, ARGV[o + 3])
       end
@@ -83,15 +88,16 @@ if #members > 0 then
   end
   if #off > 0 then
     call('ZREM', waiting, unpack(off))
-    call('HDEL', P .. 'tries:' .. s, unpack(off))
+    if #tried > 0 then call('HDEL', P .. 'tries:' .. s, unpack(tried)) end
     weigh(s, -freed)
   end
   if #delays > 0 then call('ZADD', waiting, 'XX', unpack(delays)) end
-  book(s, h.sink, 'delivered', delivered)
   if retried > 0 then call('HINCRBY', P .. 'totals', h.sink .. ':retried', retried) end
   if delivered > 0 then
-    call('HSET', key, 'okat', NOW, 'pace', pace(known[2], delivered))
-    release(h.i, off)
+    call('HSET', key, 'okat', NOW, 'pace', pace(h.pace, delivered),
+      'delivered', tonumber(h.delivered or 0) + delivered)
+    call('HINCRBY', P .. 'totals', h.sink .. ':delivered', delivered)
+    release(h.i, off, c[3])
   end
 end
 if applied > 0 then
@@ -130,6 +136,5 @@ else
   call('HDEL', key, 'token', 'end', 'lost', 'mark', 'marks', 'marked', 'hungry')
   h.token, h.lost = nil, nil
 end
-local d = redate(s, h)
-local c = call('HMGET', P .. 'config:' .. h.i, 'revision', 'epoch')
+local d = redate(s, h, #off + #delays == 0 and front(s) or nil)
 return { 'ok', NOW, (d and d <= NOW) and 1 or 0, applied, ids, active and 1 or 0, c[1] or '', c[2] or '' }

@@ -13,6 +13,7 @@ if not what then return 0 end
 local i, part = string.match(what, '^(%w+) (.+)$')
 local n = tonumber(ARGV[1])
 local members = {}
+local edge = call('HGET', P .. 'config:' .. i, 'edge')
 if part == 'outbox' then
   local rows = call('XRANGE', P .. 'outbox:' .. i, '-', '+', 'COUNT', math.min(n, 100))
   for _, row in ipairs(rows) do
@@ -22,11 +23,11 @@ if part == 'outbox' then
 elseif string.find(part, ':waiting$') then
   members = call('ZRANGE', P .. part, 0, n - 1)
   if #members > 0 then call('ZREM', P .. part, unpack(members)) end
-  release(i, members)
+  release(i, members, edge)
 else
   members = call('HRANDFIELD', P .. part, n)
   if #members > 0 then call('HDEL', P .. part, unpack(members)) end
-  release(i, members)
+  release(i, members, edge)
 end
 if #members == 0 then
   call('DEL', P .. (part == 'outbox' and 'outbox:' .. i or part))

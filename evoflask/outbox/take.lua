@@ -26,7 +26,7 @@ local function count_loss(s, h)
   -- arrived was lost too, and nothing was started in it.
   local mark, marked = unpack(call('HMGET', key, 'mark', 'marked'))
   call('HDEL', key, 'token', 'end', 'hungry', 'marked')
-  h.token = nil
+  h.token, h.hungry = nil, nil
   if not mark or not marked then return end
   if call('HINCRBY', key, 'marks', 1) >= CRASHES then
     call('HDEL', key, 'mark', 'marks')
@@ -39,12 +39,12 @@ local function count_loss(s, h)
   end
 end
 
-local function hand(s, h, n)
+-- `same`: see redate.
+local function hand(s, h, n, same)
   local key = P .. 'lane:' .. s
-  local v = call('HMGET', key, 'okat', 'failures', 'pauses', 'last_entry')
   local paused = tonumber(h['until'] or 0)
-  local failures = tonumber(v[2] or 0)
-  local proven = v[1] and failures == 0
+  local failures = tonumber(h.failures or 0)
+  local proven = h.okat and failures == 0
   local ids, hungry
   if paused > 0 then
     -- A probe: the oldest event not yet tried (with `wait`, the earliest retry), else the
@@ -62,33 +62,41 @@ local function hand(s, h, n)
     hungry = not alone and #ids < asked * 2
   end
   if not ids[1] then
-    redate(s, h)
+    redate(s, h, same)
     return
   end
   local mine = token .. ':' .. #out
-  call('HSET', key, 'token', mine, 'end', NOW + hold)
-  if hungry then call('HSET', key, 'hungry', 1) else call('HDEL', key, 'hungry') end
   h.token, h['end'] = mine, NOW + hold
-  redate(s, h)
+  if hungry then
+    call('HSET', key, 'token', mine, 'end', h['end'], 'hungry', 1)
+  else
+    call('HSET', key, 'token', mine, 'end', h['end'])
+    if h.hungry then call('HDEL', key, 'hungry') end
+  end
+  redate(s, h, same)
   local c = call('HMGET', P .. 'config:' .. h.i, 'revision', 'epoch')
   out[#out + 1] = { s, mine, h.i, c[1] or '', c[2] or '', paused > 0 and 1 or 0, proven and 1 or 0,
-    failures, paused, tonumber(v[3] or 0), v[4] or '', ids }
+    failures, paused, tonumber(h.pauses or 0), h.last_entry or '', ids }
 end
 
 for _, s in ipairs(call('ZRANGEBYSCORE', due, '-inf', NOW, 'LIMIT', 0, ARGV[4])) do
-  local h = lane(s)
+  local h = lane(s, 'okat', 'failures', 'pauses', 'last_entry')
   if not h.sink then
     call('ZREM', due, s)
   elseif h.token and tonumber(h['end']) > NOW then
     redate(s, h)
   else
-    if h.token then count_loss(s, h) end
-    local quarantined = tonumber(h.lost or 0) >= QUARANTINE
-    local d = date(s, h, call('ZRANGE', P .. 'waiting:' .. s, 0, 0, 'WITHSCORES'))
-    if quarantined ~= alone or not d or d > NOW then
+    local lost = h.token
+    if lost then count_loss(s, h) end
+    local first = front(s)
+    local d = date(s, h, first)
+    if quarantined(h) ~= alone then
+      call('ZREM', due, s)
+      redate(s, h)
+    elseif not d or d > NOW then
       redate(s, h)
     else
-      hand(s, h, tonumber(ARGV[5]))
+      hand(s, h, tonumber(ARGV[5]), not lost and first or nil)
     end
   end
 end
