@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import random
 import sqlite3
 import threading
@@ -36,6 +37,9 @@ SQLITE_CONNECTIONS: Final = 1_100
 """More than a process has threads."""
 
 _writer: Final = threading.RLock()
+_binding: Final = threading.Lock()
+_bound: tuple[int, str, postgres.Limits] | None = None
+"""For which process `database` is bound to what."""
 
 _UPGRADE_LOCK: Final = 0x65766F66  # "evof": the advisory lock that one upgrade holds
 _UPGRADE_SECONDS: Final = 600.0
@@ -78,11 +82,23 @@ class HasDatabaseUrl(Protocol):
 
 def connect(settings: HasDatabaseUrl) -> None:
     """Bind the models to `settings.database_url`. Opens nothing: the first query does,
-    one connection per thread. Raises `Misconfigured` for a URL that names no database."""
-    made = _database(settings.database_url, postgres.limits_of(settings))
-    if database.obj is not None:
-        database.obj.close_all()
-    database.initialize(made)
+    one connection per thread. Raises `Misconfigured` for a URL that names no database.
+
+    Every part of a process may call it, a second drain while the first one reads: where the models
+    are bound to that database already, nothing is closed under anybody. Else all connections
+    are, and nobody may be using one.
+    """
+    global _bound
+    limits = postgres.limits_of(settings)
+    wanted = os.getpid(), settings.database_url, limits  # a fork's connections are its parent's
+    with _binding:
+        if _bound == wanted:
+            return
+        made = _database(settings.database_url, limits)
+        if database.obj is not None:
+            database.obj.close_all()
+        database.initialize(made)
+        _bound = wanted
 
 
 def _database(url: str, limits: postgres.Limits) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +61,31 @@ def test_upgrading_at_once_runs_each_migration_once(empty: str) -> None:
     assert sorted(len(names) for names in done)[:3] == [0, 0, 0]
     assert db.pending() == []
     assert models.Meta.select().count() == 1
+
+
+def test_who_connects_later_closes_nothing_that_others_read_with(empty: str) -> None:
+    # The drains of a worker start one after another, in threads of their own.
+    db.upgrade()
+    asked, go = threading.Event(), threading.Event()
+
+    def read() -> list[str]:
+        try:
+            with db.translate():
+                rows = iter(models.Meta.select().iterator())
+                first = next(rows)
+                asked.set()
+                assert go.wait(10)
+                return [first.key, *(row.key for row in rows)]
+        finally:
+            db.close()
+
+    models.Meta.insert_many({"key": f"k{n}", "value": ""} for n in range(500)).execute()
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(read)
+        assert asked.wait(10)
+        db.connect(Url(empty))
+        go.set()
+        assert len(found.result()) == 501
 
 
 def test_every_new_database_has_an_epoch_of_its_own(tmp_path: Path) -> None:
