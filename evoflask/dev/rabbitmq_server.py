@@ -96,6 +96,13 @@ class RabbitmqServer(Server):
             raise RuntimeError(f"rabbitmqctl {arguments[0]}: {done.stderr or done.stdout}")
         return done.stdout
 
+    def keep(self) -> None:
+        """What was declared so far outlives a kill: the broker writes it down some moments after
+        it has answered. Raises `RuntimeError`."""
+        said = self.ctl("eval", "mnesia:sync_log().").strip()
+        if said != "ok":
+            raise RuntimeError(f"mnesia:sync_log() answered {said}")
+
     def stop(self, grace: float = 20.0) -> None:
         super().stop(grace)
         self._wait_closed()

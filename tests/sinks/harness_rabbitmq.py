@@ -81,6 +81,7 @@ class RabbitmqHarness(ServerHarness):
         channel.exchange_declare("of-another-type", "fanout", durable=True)
         channel.queue_declare("arrived", durable=True)
         channel.queue_bind("arrived", EXCHANGE, "evolution.demo.messages_upsert")
+        self.server.keep()
 
 
 @contextlib.contextmanager

@@ -452,6 +452,7 @@ def test_a_broker_that_is_stopped_and_started_during_5000_events_has_them_all(
     broker: RabbitmqHarness, how: str
 ) -> None:
     queue = bind(broker, f"all-{how}")
+    broker.server.keep()
     lanes = [to(f"all-{how}", f"lane-{n}") for n in range(8)]
     count = 5000
 

@@ -154,6 +154,7 @@ def test_a_broker_publish_without_confirm_mandatory_or_persistence(
 
         # Confirm and persistence: what was booked as delivered outlives a crash of the broker.
         with_channel(broker, bind)
+        broker.keep()
         accepted: list[str] = []
         for n in range(20):
             batch = [event(100 * n + k, f"chat{k % 8}") for k in range(100)]

@@ -56,6 +56,7 @@ def bind(server: RabbitmqServer) -> None:
         channel.exchange_declare(EXCHANGE, "topic", durable=True)
         channel.queue_declare(QUEUE, durable=True)
         channel.queue_bind(QUEUE, EXCHANGE, "evolution.*.messages_upsert")
+    server.keep()
 
 
 def read(server: RabbitmqServer) -> list[tuple[str, str, bytes]]:
