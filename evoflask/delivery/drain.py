@@ -540,7 +540,7 @@ class Drain:
         self._start(station)
 
     def _next(self, lane: Lane, now: float) -> Item | None:
-        if lane.gone or lane.work.stopping or now > lane.hold.end - MARGIN:
+        if lane.gone or lane.stale or lane.work.stopping or now > lane.hold.end - MARGIN:
             return None
         return lane.work.start()
 
@@ -743,24 +743,29 @@ class Drain:
             lane.work.feed(answer.ids, asked)
         if answer.revision != lane.revision and not lane.halted:
             lane.revision = answer.revision
+            lane.stale += 1
             self._background(self._refresh(lane))
         self._consider(lane)
 
     async def _refresh(self, lane: Lane) -> None:
-        """The configuration changed under a held lane: what starts from now on obeys it."""
+        """The configuration changed under a held lane: what starts from now on obeys it. Without a
+        database it goes on as it was."""
+        revision, rows = lane.revision, dict[str, LaneSettings | None]()
         try:
             rows = await self._admission.read([lane.held.lane])
         except DatabaseDown as error:
             self._failures.tell("settings cannot be read", error)
             lane.revision = ("", "")  # the next settle asks again
-            return
+        finally:
+            lane.stale -= 1
         if lane.held.lane not in rows or lane.gone:
+            self._consider(lane)
             return
         settings = rows[lane.held.lane]
         if settings is None:  # given up: whoever takes it next looks whether it has the key
             self._give_back(lane)
             return
-        self._admission.keep(lane.held.lane, lane.revision, settings)
+        self._admission.keep(lane.held.lane, revision, settings)
         if settings.target.version != lane.settings.target.version:
             lane.settings, lane.policies = settings, self._policies_of(settings)
             lane.work.concurrency, lane.work.wait = settings.concurrency, settings.wait

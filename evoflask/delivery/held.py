@@ -104,6 +104,8 @@ class Lane:
         """Stopped, deleted, or the process ends: nothing more is started."""
         self.gone = False
         """Given up or lost: whatever comes back is ignored."""
+        self.stale = 0
+        """Reads of its row under way: its configuration is another one by now."""
         self.turning = self.queued = False
         self.reading: Standing | None = None
         """Among whom it waits to be read, if it does."""

@@ -3,7 +3,7 @@
 --   config:<i>  hash  revision, epoch, lanes, tombstone     lane:<s>  hash  flags
 --   waiting:<s>, dying:<s>, tries:<s>  set aside when their lane is destroyed
 --   gone:<s>:waiting|dying  keys, sweep  set                due, alone, oldest, weight, graves
---   failing  zset, buried  hash  - a destroyed lane
+--   failing  zset, buried  hash  - a destroyed lane        wake:<sink>  channel
 --   feed, fed   stream, string  + one line where an instance that was known changes
 --
 -- Atomic because a lane is there for append and take, or not, and because the count that a
@@ -80,7 +80,8 @@ call('HSET', config, 'revision', revision, 'epoch', epoch, 'lanes', ARGV[6])
 for _, l in ipairs(lanes) do
   local s, sink = l[1], l[2]
   local key = P .. 'lane:' .. s
-  local version = call('HGET', key, 'version')
+  local was = call('HMGET', key, 'version', 'on', 'stop', 'token')
+  local version = was[1]
   call('HDEL', key, 'orphan')
   call('HSET', key, 'i', i, 'sink', sink, 'on', l[3], 'stop', l[4], 'wait', l[5], 'version', l[6])
   if version and tonumber(version) ~= tonumber(l[6]) then
@@ -92,5 +93,9 @@ for _, l in ipairs(lanes) do
     for _, member in ipairs(later) do call('ZADD', P .. 'waiting:' .. s, 'XX', NOW, member) end
   end
   redate(s, lane(s))
+  if was[4] and (version ~= tostring(l[6]) or was[2] ~= tostring(l[3]) or was[3] ~= tostring(l[4])) then
+    -- A drain that has some of it in hand asks again before it starts any.
+    call('PUBLISH', P .. 'wake:' .. sink, s .. ' anew')
+  end
 end
 return out

@@ -96,6 +96,27 @@ def test_what_is_skipped_while_they_wait_is_not_sent(make_house: MakeHouse) -> N
         assert black_hole.count() <= tried + FEW
 
 
+def test_who_is_paused_while_it_waits_is_not_tried(make_house: MakeHouse) -> None:
+    house = make_house(hold_seconds=60)
+    client = house.client()
+    with Receiver() as black_hole:
+        tenants = newcomers(house, black_hole)
+        tenants.enable()
+        wait_for(lambda: of_lanes(house, tenants, "token") == MANY, 30, "all are held")
+        house.freeze("worker")
+        untried = [n for n in range(MANY) if f"/hang/{n}" not in black_hole.counts()["paths"]]
+
+        for n in untried:
+            client.good("POST", f"/lane/new{n}/webhook/pause")
+        tried = black_hole.count()
+        house.thaw("worker")
+
+        wait_for(lambda: of_lanes(house, tenants, "token") <= black_hole.count(), 60, "the rest")
+        assert len(untried) > MANY / 4
+        # As above.
+        assert black_hole.count() <= tried + FEW
+
+
 def test_a_tenant_that_works_does_not_wait_for_them_in_a_worker_that_knows_nobody(
     make_house: MakeHouse, receiver: Receiver
 ) -> None:
