@@ -35,8 +35,7 @@ class Letters:
             db.close()
 
     def _built(self) -> EventManager:
-        if db.database.obj is None:  # a job may come before the drain has connected
-            db.connect(self._settings)
+        db.connect(self._settings)  # a job may come before the drain has connected
         if self._manager is None:
             box = outbox.Outbox(outbox.connect(self._settings.redis_url, connections=2))
             bells = bell.connect(self._settings.rq_redis_url)

@@ -69,8 +69,7 @@ class Chores:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        if db.database.obj is None:
-            db.connect(settings)
+        db.connect(settings)
         self._outbox = Outbox(connect(settings.redis_url, connections=4))
         self._bells = bell.connect(settings.rq_redis_url)
         changes = Configuration(self._outbox, settings)

@@ -43,8 +43,7 @@ class Operator:
     """Built by the clock, in the thread that calls `turn`."""
 
     def __init__(self, settings: Settings) -> None:
-        if db.database.obj is None:
-            db.connect(settings)
+        db.connect(settings)
         outbox = Outbox(connect(settings.redis_url, connections=4))
         self._manager = EventManager(outbox, settings, bell.connect(settings.rq_redis_url))
         self._lease = Lease(outbox, random_id(), LEASE, key=keys.OPERATOR)
