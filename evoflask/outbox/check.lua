@@ -12,7 +12,7 @@ for _, s in ipairs(ARGV) do
   local faults = {}
   local h = lane(s)
   if h.sink then
-    local first = call('ZRANGE', P .. 'waiting:' .. s, 0, 0, 'WITHSCORES')
+    local first = front(s)
     local expected = date(s, h, first)
     local due = call('ZSCORE', P .. 'due:' .. h.sink, s)
     local alone = call('ZSCORE', P .. 'alone:' .. h.sink, s)

@@ -80,11 +80,10 @@ call('HSET', config, 'revision', revision, 'epoch', epoch, 'lanes', ARGV[6])
 for _, l in ipairs(lanes) do
   local s, sink = l[1], l[2]
   local key = P .. 'lane:' .. s
-  local was = call('HMGET', key, 'version', 'on', 'stop', 'token')
-  local version = was[1]
+  local was = lane(s, 'version')
   call('HDEL', key, 'orphan')
   call('HSET', key, 'i', i, 'sink', sink, 'on', l[3], 'stop', l[4], 'wait', l[5], 'version', l[6])
-  if version and tonumber(version) ~= tonumber(l[6]) then
+  if was.version and tonumber(was.version) ~= tonumber(l[6]) then
     -- The subscription was changed: what failed may work now, so the pause ends and the
     -- next retries (a bounded number) need not wait for their dates.
     call('HDEL', key, 'until', 'failures', 'pauses', 'last_entry', 'fails', 'since')
@@ -93,7 +92,9 @@ for _, l in ipairs(lanes) do
     for _, member in ipairs(later) do call('ZADD', P .. 'waiting:' .. s, 'XX', NOW, member) end
   end
   redate(s, lane(s))
-  if was[4] and (version ~= tostring(l[6]) or was[2] ~= tostring(l[3]) or was[3] ~= tostring(l[4])) then
+  local changed = was.version ~= tostring(l[6]) or was.on ~= tostring(l[3])
+    or was.stop ~= tostring(l[4])
+  if was.token and changed then
     -- A drain that has some of it in hand asks again before it starts any.
     call('PUBLISH', P .. 'wake:' .. sink, s .. ' anew')
   end

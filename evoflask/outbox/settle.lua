@@ -61,14 +61,17 @@ local faults = 0 -- attempts that failed after the last one that did not
 if #members > 0 then
   local there = call('ZMSCORE', waiting, unpack(members))
   local tries = call('HMGET', P .. 'tries:' .. s, unpack(members))
+  local function leave(n, member)
+    off[#off + 1] = member
+    if tries[n] then tried[#tried + 1] = member end
+    freed = freed + size_of(member)
+  end
   for n, member in ipairs(members) do
     local o = a + (n - 1) * 4
     local kind, attempt = ARGV[o], tonumber(ARGV[o + 2])
     local before = tonumber(tries[n] or 0)
     if there[n] and kind == 'd' then
-      off[#off + 1] = member
-      if tries[n] then tried[#tried + 1] = member end
-      freed = freed + size_of(member)
+      leave(n, member)
       delivered, applied, faults = delivered + 1, applied + 1, 0
     elseif there[n] and before == attempt - 1 then
       applied = applied + 1
@@ -79,9 +82,7 @@ if #members > 0 then
         call('HSET', P .. 'tries:' .. s, member, attempt)
         retried = retried + 1
       else
-        off[#off + 1] = member
-        if tries[n] then tried[#tried + 1] = member end
-        freed = freed + size_of(member)
+        leave(n, member)
         die(s, member, attempt, ARGV[o + 3])
       end
     end

@@ -16,7 +16,7 @@ from rq import Worker
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 
 from evoflask import bell
-from evoflask.dev.process import Process, wait_for
+from evoflask.dev.process import Process, wait_for, whole_lines
 from evoflask.dev.redis_server import RedisServer
 
 # One write a note: what the log says at the same moment must not land inside.
@@ -103,8 +103,9 @@ def start(tmp_path: Path, root: Path) -> Start:
 
 
 def notes(process: Process) -> list[str]:
-    lines = process.output().split("\n")[:-1]  # the last may be half written
-    return [line.removeprefix("NOTE ") for line in lines if line.startswith("NOTE ")]
+    return [
+        line.removeprefix("NOTE ") for line in whole_lines(process.log) if line.startswith("NOTE ")
+    ]
 
 
 def jobs(client: redis.Redis) -> list[bytes]:

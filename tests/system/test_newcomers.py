@@ -74,47 +74,41 @@ def test_who_still_waits_when_the_worker_ends_is_free_for_another_one(
     assert house.off() == {}
 
 
+def done_while_they_wait(house: House, black_hole: Receiver, what: str) -> int:
+    """By hand, to the lane of each that was not tried yet, of which it answers how many; the worker
+    hears of it at its next step only. Holds afterwards that none of them is tried."""
+    client = house.client()
+    tenants = newcomers(house, black_hole)
+    tenants.enable()
+    wait_for(lambda: of_lanes(house, tenants, "token") == MANY, 30, "all are held")
+    house.freeze("worker")
+    untried = [n for n in range(MANY) if f"/hang/{n}" not in black_hole.counts()["paths"]]
+
+    for n in untried:
+        client.good("POST", f"/lane/new{n}/webhook/{what}")
+    tried = black_hole.count()
+    house.thaw("worker")
+
+    wait_for(lambda: of_lanes(house, tenants, "token") <= black_hole.count(), 60, "the rest")
+    assert len(untried) > MANY / 4
+    # What was about to start when the worker woke may go before it hears of it.
+    assert black_hole.count() <= tried + FEW
+    return len(untried)
+
+
 def test_what_is_skipped_while_they_wait_is_not_sent(make_house: MakeHouse) -> None:
     house = make_house(hold_seconds=60)
-    client = house.client()
     with Receiver() as black_hole:
-        tenants = newcomers(house, black_hole)
-        tenants.enable()
-        wait_for(lambda: of_lanes(house, tenants, "token") == MANY, 30, "all are held")
-        house.freeze("worker")
-        untried = [n for n in range(MANY) if f"/hang/{n}" not in black_hole.counts()["paths"]]
+        skipped = done_while_they_wait(house, black_hole, "skip")
 
-        for n in untried:
-            client.good("POST", f"/lane/new{n}/webhook/skip")
-        tried = black_hole.count()
-        house.thaw("worker")
-
-        wait_for(lambda: of_lanes(house, tenants, "token") <= black_hole.count(), 60, "the rest")
-        wait_for(lambda: client.good("GET", "/deadletter")["reasons"] == {"skipped": len(untried)})
-        assert len(untried) > MANY / 4
-        # What was about to start when the worker woke may go before it hears of it.
-        assert black_hole.count() <= tried + FEW
+        reasons = {"skipped": skipped}
+        wait_for(lambda: house.client().good("GET", "/deadletter")["reasons"] == reasons)
 
 
 def test_who_is_paused_while_it_waits_is_not_tried(make_house: MakeHouse) -> None:
     house = make_house(hold_seconds=60)
-    client = house.client()
     with Receiver() as black_hole:
-        tenants = newcomers(house, black_hole)
-        tenants.enable()
-        wait_for(lambda: of_lanes(house, tenants, "token") == MANY, 30, "all are held")
-        house.freeze("worker")
-        untried = [n for n in range(MANY) if f"/hang/{n}" not in black_hole.counts()["paths"]]
-
-        for n in untried:
-            client.good("POST", f"/lane/new{n}/webhook/pause")
-        tried = black_hole.count()
-        house.thaw("worker")
-
-        wait_for(lambda: of_lanes(house, tenants, "token") <= black_hole.count(), 60, "the rest")
-        assert len(untried) > MANY / 4
-        # As above.
-        assert black_hole.count() <= tried + FEW
+        done_while_they_wait(house, black_hole, "pause")
 
 
 def test_a_tenant_that_works_does_not_wait_for_them_in_a_worker_that_knows_nobody(

@@ -28,13 +28,13 @@ class Example:
         self.port = free_port()
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SECRET": " ".join(keys)}
         command = [sys.executable, *COMMANDS[kind], str(self.port)]
-        self._log = folder / f"example{self.port}.log"
-        self.process = Process(command, env=env, cwd=ROOT, log=self._log).start()
+        log = folder / f"example{self.port}.log"
+        self.process = Process(command, env=env, cwd=ROOT, log=log).start()
         wait_for(lambda: "http://127.0.0.1" in self.process.output(), 20, "the example to listen")
 
     def handled(self) -> list[str]:
         """Ids, in order."""
-        lines = whole_lines(self._log)
+        lines = whole_lines(self.process.log)
         return [line.split()[1] for line in lines if line.startswith("MESSAGES_UPSERT ")]
 
 
