@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class EvoflaskError(Exception):
@@ -43,8 +43,18 @@ class BadInput(EvoflaskError):
     status = 400
 
 
+HOW_TO_SEND_A_KEY: Final = 'Send one in the header "apikey", or as "Authorization: Bearer <key>".'
+
+
 class Unauthorized(EvoflaskError):
+    """One sentence for a wrong key, another tenant's token and an unknown instance, so that the
+    answer does not reveal which names exist."""
+
     status = 401
+
+    def __init__(self, *messages: str) -> None:
+        wrong = f"Unauthorized: the key is not valid for this. {HOW_TO_SEND_A_KEY}"
+        super().__init__(*(messages or (wrong,)))
 
 
 class Forbidden(EvoflaskError):

@@ -55,6 +55,18 @@ class Keyring:
         return hmac.digest(self._texts[name].encode(), purpose, "sha256")
 
 
+def given_key(apikey: str | None, authorization: str | None) -> str:
+    """Return the key of a request, or "" if there is none.
+
+    `apikey` counts if it is given. Only without it the Bearer credentials count: a proxy may add
+    an `Authorization` of its own to requests that carry `apikey`.
+    """
+    if apikey:
+        return apikey
+    scheme, _, credentials = (authorization or "").partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else ""
+
+
 def digest(text: str) -> str:
     """What is compared, and what is stored of tokens: SHA-256 in hex. Enough for keys that are
     drawn: there is no word list of them."""

@@ -330,4 +330,4 @@ def _refusal(name: str, may: May) -> NotFound | Unauthorized:
     """Only the global key may learn that a name does not exist."""
     if may(""):
         return NotFound(f'The "{name}" instance does not exist')
-    return Unauthorized("Unauthorized")
+    return Unauthorized()

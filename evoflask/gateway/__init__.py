@@ -22,10 +22,10 @@ from simple_websocket import Server
 from werkzeug.exceptions import HTTPException
 
 from evoflask.doorkeeper import Doorkeeper, client_address
-from evoflask.errors import BadInput, Unauthorized
+from evoflask.errors import HOW_TO_SEND_A_KEY, BadInput, Unauthorized
 from evoflask.gateway.connection import Connection, Limits
 from evoflask.gateway.registry import Caller, Registry
-from evoflask.keyring import Keyring, digest
+from evoflask.keyring import Keyring, digest, given_key
 from evoflask.settings import Settings
 
 
@@ -62,7 +62,8 @@ def register(app: Flask, settings: Settings, keys: Keyring, door: Doorkeeper) ->
         """Everything that may be refused is refused before the upgrade, in the contract's shape."""
         _check_handshake()
         _check_origin(settings)
-        key = request.headers.get("apikey") or request.args.get("apikey", "")
+        key = given_key(request.headers.get("apikey"), request.headers.get("Authorization"))
+        key = key or request.args.get("apikey", "")  # a browser cannot set headers here
         g.socket_caller = _identify(registry, door, settings, key)
         registry.take_place(g.socket_caller)
         g.has_place = True
@@ -91,7 +92,10 @@ def register(app: Flask, settings: Settings, keys: Keyring, door: Doorkeeper) ->
 def _identify(registry: Registry, door: Doorkeeper, settings: Settings, key: str) -> Caller:
     """Whose key it is. Raises `Unauthorized`, `TooManyFailures`, `DatabaseDown`."""
     if not key:
-        raise Unauthorized("Unauthorized")
+        raise Unauthorized(
+            f"Unauthorized: the request has no key. {HOW_TO_SEND_A_KEY} "
+            "A browser uses /ws?apikey=<key>."
+        )
     forwarded = ",".join(request.headers.getlist("X-Forwarded-For"))
     address = client_address(request.remote_addr or "", forwarded, settings.trusted_proxies)
     sha256 = digest(key)

@@ -39,6 +39,10 @@ RETRY_AFTER: Final = 5
 """Seconds after which a client may ask for a place again."""
 
 
+NOT_YOURS: Final = "Unauthorized: the key of this socket is not valid for this instance."
+"""Also for an instance that does not exist: a token must not learn names by asking."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whose socket it is. `token_sha256` "": an operator's."""
@@ -58,8 +62,7 @@ class Caller:
         if route is None and self.global_:
             raise NotFound(f'The "{name}" instance does not exist')
         if route is None or not (self.global_ or route.token_sha256 == self.token_sha256):
-            # A token must not find out by asking which names there are.
-            raise Unauthorized("Unauthorized")
+            raise Unauthorized(NOT_YOURS)
         return route
 
 
@@ -95,7 +98,7 @@ class Registry:
         if self._keys.find(sha256) is not None:
             return Caller()
         if not configuration.list_instances(token_sha256=sha256):
-            raise Unauthorized("Unauthorized")
+            raise Unauthorized
         return Caller(sha256)
 
     def take_place(self, caller: Caller) -> None:
@@ -226,7 +229,7 @@ class Registry:
         there = route is not None and route.outbox == outbox
         if route is not None and there and caller.token_sha256 in ("", route.token_sha256):
             return
-        fault = Fault(401, "Unauthorized", name)
+        fault = Fault(401, NOT_YOURS, name)
         if caller.global_:
             fault = Fault(404, f'The "{name}" instance does not exist', name)
         session.post(lambda each: each.revoke(name, outbox, fault))

@@ -1,4 +1,5 @@
-"""Who may do what: header `apikey`, one of the operator's keys or an instance's token.
+"""Who may do what: one of the operator's keys or an instance's token, in the header `apikey` or as
+`Authorization: Bearer`.
 
 A caller without an operator's key gets the same 401 for a wrong key and for an instance that
 does not exist, so nobody learns names by asking. A read-only key may ask for whatever a
@@ -18,12 +19,15 @@ from flask import Flask, Response, g, request
 
 from evoflask import configuration
 from evoflask.doorkeeper import client_address
-from evoflask.errors import Forbidden, Unauthorized
-from evoflask.keyring import Key, digest
+from evoflask.errors import HOW_TO_SEND_A_KEY, Forbidden, Unauthorized
+from evoflask.keyring import Key, digest, given_key
 from evoflask.web import parts
 from evoflask.web.described import Who, asking
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+_LOOKALIKES = ("X-Api-Key", "Api-Key", "Token")
+"""Headers in which other servers expect a key."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -57,10 +61,15 @@ def caller_from_request() -> Caller:
     would change something."""
     caller: Caller | None = g.get("caller")
     if caller is None:
-        caller = g.caller = _identify(request.headers.get("apikey", ""))
+        caller = g.caller = _identify(key_of_request())
     if caller.key is not None and caller.key.read_only and request.method not in _READS:
         raise Forbidden(f'The key "{caller.key.name}" may look, and not change anything.')
     return caller
+
+
+def key_of_request() -> str:
+    """Return the key that the request's headers carry, or ""."""
+    return given_key(request.headers.get("apikey"), request.headers.get("Authorization"))
 
 
 def address() -> str:
@@ -104,8 +113,20 @@ def who(instance: str | None = None) -> str:
 
 
 def unauthorized() -> Unauthorized:
-    """The one 401."""
-    return Unauthorized("Unauthorized")
+    """Build the 401 of this request."""
+    return missing_key() if caller_from_request().token_sha256 is None else Unauthorized()
+
+
+def missing_key() -> Unauthorized:
+    """Build the 401 of a request without a key; it names the place where a key seems to be."""
+    headers = request.headers
+    found = [f'The header "{name}"' for name in _LOOKALIKES if name in headers]
+    if "Authorization" in headers:
+        found.append('"Authorization" without "Bearer <key>"')
+    if request.args.keys() & {"apikey", "token"}:
+        found.append("A key in the query")
+    ignored = "".join(f" {each} is not read here." for each in found[:1])
+    return Unauthorized(f"Unauthorized: the request has no key.{ignored} {HOW_TO_SEND_A_KEY}")
 
 
 def visible(name: str | None) -> tuple[int, ...] | None:

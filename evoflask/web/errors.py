@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from evoflask.errors import BadInput, EvoflaskError, TooMany, Unavailable
+from evoflask.errors import BadInput, EvoflaskError, TooMany, Unauthorized, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ def _ours(error: EvoflaskError) -> Response:
     if isinstance(error, AllBad):
         response = jsonify({**(response.get_json() or {}), "results": error.results})
         response.status_code = error.status
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 15.5.2
     if isinstance(error, Unavailable | TooMany):
         response.headers["Retry-After"] = str(error.retry_after)
     return response

@@ -21,7 +21,7 @@ from evoflask.explain import Explained, Told
 from evoflask.manager import Accepted, May
 from evoflask.schemas import answers
 from evoflask.web import attempts, parts
-from evoflask.web.auth import caller_from_request, instance_key
+from evoflask.web.auth import caller_from_request, instance_key, missing_key
 from evoflask.web.bodies import body_pieces, iso, refuse_encoding
 from evoflask.web.described import Either, Text, Who, described
 from evoflask.web.errors import AllBad, reason_of
@@ -50,7 +50,7 @@ def emit(instance: str) -> ResponseReturnValue:
     caller = caller_from_request()
     may = caller.may
     if caller.token_sha256 is None:
-        raise Unauthorized("Unauthorized")
+        raise missing_key()
     parts().manager.check(instance, may)
     traces.follow(request.headers.get("traceparent"))
     refuse_encoding("application/json", NDJSON)

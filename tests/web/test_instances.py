@@ -254,11 +254,13 @@ def test_a_wrong_key_and_an_unknown_instance_are_the_same_401_before_the_body_is
     )
 
     assert answer.status_code == 401
-    assert answer.json == {
-        "status": 401,
-        "error": "Unauthorized",
-        "response": {"message": ["Unauthorized"]},
-    }
+    assert answer.json is not None
+    assert (answer.json["status"], answer.json["error"]) == (401, "Unauthorized")
+    (sentence,) = answer.json["response"]["message"]
+    assert sentence.startswith(
+        "Unauthorized: the key" if key else "Unauthorized: the request has no"
+    )
+    assert 'Send one in the header "apikey"' in sentence
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -278,13 +280,10 @@ def test_only_the_global_key_creates(call: Request, instance: str, key: str) -> 
     assert answer.status_code == 401
 
 
-def test_a_key_in_the_query_or_a_bearer_header_is_no_key(
-    client: FlaskClient, instance: str
-) -> None:
+def test_a_key_in_the_query_is_no_key(client: FlaskClient, instance: str) -> None:
     in_query = client.get("/webhook/find/a?apikey=token-a")
-    bearer = client.get("/webhook/find/a", headers={"Authorization": "Bearer token-a"})
 
-    assert (in_query.status_code, bearer.status_code) == (401, 401)
+    assert in_query.status_code == 401
 
 
 def test_an_instance_name_in_the_query_or_the_body_never_overrides_the_path(

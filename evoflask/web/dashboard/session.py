@@ -22,7 +22,14 @@ from evoflask.errors import Forbidden, TooManyFailures, Unauthorized
 from evoflask.ids import random_id
 from evoflask.keyring import Key, Keyring
 from evoflask.web import parts
-from evoflask.web.auth import address, caller_from_request, find_key, unauthorized, visible
+from evoflask.web.auth import (
+    address,
+    caller_from_request,
+    find_key,
+    key_of_request,
+    unauthorized,
+    visible,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +94,19 @@ def sessions() -> Sessions:
 
 
 def guard() -> Response | None:
-    """Before each request to rq-dashboard. Answers where to log in, or lets it pass.
+    """Admit a request to rq-dashboard, or return a redirect to the login.
 
-    Raises `Unauthorized`. A key in the header needs no token: no other site can send it.
+    Raises `Unauthorized` and `Forbidden`. A key in a header needs no CSRF token: no other site
+    can send that header. A cookie counts beside an `Authorization` that a proxy adds.
     """
-    if request.endpoint in _PUBLIC or caller_from_request().global_:
+    if request.endpoint in _PUBLIC:
         return None
     cookie = request.cookies.get(COOKIE, "")
-    key = sessions().key(cookie, time.time())
-    if "apikey" in request.headers or key is None:
-        if request.endpoint in _PAGES and "apikey" not in request.headers:
+    key = None if "apikey" in request.headers else sessions().key(cookie, time.time())
+    if key is None:
+        if caller_from_request().global_:
+            return None
+        if request.endpoint in _PAGES and not key_of_request():
             return _to(url_for("dashboard.login", next=request.path))
         raise unauthorized()
     if request.method not in {"GET", "HEAD"}:
@@ -107,13 +117,17 @@ def guard() -> Response | None:
 
 
 def admit() -> Response | None:
-    """Before a page that shows and changes nothing: whoever has a key, a tenant's token too, or
-    a cookie. Answers where to log in, or lets it pass. Raises `Unauthorized`."""
-    if "apikey" in request.headers:
-        visible(None)
+    """Admit a request to a page that shows nothing of tenants and changes nothing, or return a
+    redirect to the login.
+
+    Any key counts, a tenant's token too, and the login's cookie. Raises `Unauthorized`.
+    """
+    cookie = request.cookies.get(COOKIE, "")
+    if "apikey" not in request.headers and sessions().key(cookie, time.time()) is not None:
         return None
-    if sessions().key(request.cookies.get(COOKIE, ""), time.time()) is None:
+    if not key_of_request():
         return _to(url_for("dashboard.login", next=request.path))
+    visible(None)
     return None
 
 

@@ -47,8 +47,9 @@ sink (webhook, websocket, rabbitmq, nats, sqs, pusher) and is a lane of its own:
 holds up nobody else. What cannot be delivered lies in the dead letters until somebody requeues or
 discards it.
 
-Every request carries a key in the header `apikey`: one of the operator's, or the token of an
-instance, which sees and changes what is its own. Errors have one shape, and `message` in it is
+Every request carries a key in the header `apikey`, or as `Authorization: Bearer`. The key is one of
+the operator's, or the token of an instance, which sees and changes what is its own. If both headers
+are given, `apikey` counts. Errors have one shape, and `message` in it is
 always a list of sentences. Answers may get more fields; pass over those that you do not know.
 """
 
@@ -65,11 +66,16 @@ _KEYS: Final[Mapping[str, Json]] = {
         "name": "apikey",
         "description": "The token of an instance, for what is its own.",
     },
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Any of these keys. The header `apikey` counts if both are given.",
+    },
 }
 
 _ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     400: ("BadInput", "The request is wrong; the sentences say where. Nothing was changed."),
-    401: ("Unauthorized", "No key, or not a key for this; also for an instance that is not there."),
+    401: ("Unauthorized", "No key, a wrong one, or a token and an instance that is not its own."),
     403: ("Forbidden", "A read-only key may look, and change nothing."),
     404: ("NotFound", "There is no such thing."),
     408: ("TooSlow", "The request did not come in time."),
@@ -119,7 +125,7 @@ _GATEWAY: Final[Json] = {
     "summary": "Open a websocket.",
     "description": "A browser, which cannot set headers here, gives its key as `?apikey=`. What is "
     "said then is in the manual, under sinks.",
-    "security": [{"operator": []}, {"instance": []}],
+    "security": [{scheme: []} for scheme in _KEYS],
     "parameters": [
         {"in": "query", "name": "apikey", "schema": {"type": "string"}, "required": False},
         {
@@ -197,7 +203,7 @@ def build(app: Flask) -> Json:
         plugins=[Plugin()],
         info={"description": _ABOUT},
         servers=[{"url": "/"}],
-        security=[{"operator": []}, {"instance": []}],
+        security=[{scheme: []} for scheme in _KEYS],
     )
     for name, scheme in _KEYS.items():
         spec.components.security_scheme(name, dict(scheme))
@@ -248,7 +254,8 @@ def _words(view: Any, sink: str | None) -> tuple[str, str]:
 def _security(who: Who) -> list[Json]:
     if who is Who.NOBODY:
         return []
-    return [{"operator": []}] if who is Who.OPERATOR else [{"operator": []}, {"instance": []}]
+    schemes = ("operator", "bearer") if who is Who.OPERATOR else tuple(_KEYS)
+    return [{scheme: []} for scheme in schemes]
 
 
 def _parameters(route: Route, said: Described) -> list[Any]:
