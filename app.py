@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             raise
         raise click.ClickException(" ".join(error.messages)) from error
     db.connect(settings)
-    client = outbox.connect(settings.redis_url)
+    client = outbox.connect(settings.redis_url, connections=settings.threads)
     box = outbox.Outbox(client)
     app = Application("evoflask", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # rows have an order of keys

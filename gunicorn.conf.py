@@ -49,7 +49,7 @@ PatientWorker.patience = Patience(
 )
 workers = _settings.web_concurrency
 # A socket keeps a thread as long as it lasts: those for requests are beside them.
-threads = _settings.web_threads + _settings.websocket_max_clients
+threads = _settings.threads
 worker_connections = _settings.web_connections + threads
 allow_files(worker_connections)
 graceful_timeout = _settings.grace_seconds

@@ -36,6 +36,7 @@ def connect(url: str, socket_timeout: float = 2.0) -> redis.Redis:
         timeout=socket_timeout,
         connect_timeout=2.0,
         connections=CONNECTIONS,
+        wait=socket_timeout,
         health_check_interval=15,
     )
 

@@ -1033,6 +1033,11 @@ class Settings:
             raise Misconfigured(*wrong)
         return cls(**values)
 
+    @property
+    def threads(self) -> int:
+        """Threads of a web worker process. A socket keeps one; any other may serve a request."""
+        return self.web_threads + self.websocket_max_clients
+
     def secrets(self) -> tuple[str, ...]:
         """What must never be printed: the global key and what lets in inside URLs, as it is
         written there and decoded. The longest first: one may be a part of another."""

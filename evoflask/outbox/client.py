@@ -38,14 +38,28 @@ return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 """One command on one key, also on a full Redis: the script's first write takes no memory."""
 SILENCE = 5.0
 """Seconds after which who listens is told that nobody told anything."""
+NO_CONNECTION = "No connection available."
+"""redis-py's text where a caller waited for a connection in vain; its class says no more."""
 TIMEOUT = 2.0
 """Seconds for an answer of Redis. A verb takes milliseconds."""
+CONNECTIONS = 256
+"""Connections of one client at most."""
 
 
 def connect(url: str, *, timeout: float = TIMEOUT, connections: int = 64) -> redis.Redis:
-    """A client of the synchronous side; connects to nothing yet."""
+    """Return a client of the synchronous side, which connects at its first command.
+
+    `connections`: threads that may ask for one at a time. Above `CONNECTIONS`, a thread waits for
+    one, up to `timeout` seconds. Below, no thread waits: redis-py's pool with waiting takes 10 µs
+    more for each command.
+    """
     return redislink.connect(
-        url, timeout=timeout, connect_timeout=timeout, connections=connections, protocol=2
+        url,
+        timeout=timeout,
+        connect_timeout=timeout,
+        connections=min(connections, CONNECTIONS),
+        wait=timeout if connections > CONNECTIONS else None,
+        protocol=2,
     )
 
 
@@ -72,6 +86,8 @@ def translate(error: exceptions.RedisError | OSError) -> OutboxDown | OutboxFull
         return OutboxDown("the outbox is read-only; nothing was accepted")
     if str(error).startswith("NOREPLICAS"):
         return OutboxDown("the outbox has too few replicas; nothing was accepted")
+    if isinstance(error, exceptions.MaxConnectionsError) or str(error) == NO_CONNECTION:
+        return OutboxDown("all connections to the outbox are busy; nothing was accepted")
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         return OutboxDown("the outbox did not answer in time; repeat with the same id")
     if isinstance(error, exceptions.ConnectionError | OSError):
