@@ -4,6 +4,7 @@
 	bench bench-full bench-check bench-databases lock vulnerabilities clean
 SHELL := /bin/sh
 BIN := .venv/bin
+RUNTIME := .venv/runtime
 STAMP := .venv/ready
 SERVERS := .venv/servers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -17,14 +18,19 @@ ABREAST := -n 3 --dist loadfile
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-$(STAMP): requirements.txt requirements-otel.txt requirements-dev.txt scripts/prepare
+# Running needs the first alone; lint and tests the second; tests and `make run-all` the third.
+$(RUNTIME): requirements.txt scripts/prepare
 	@scripts/prepare
+	@touch $@
+
+$(STAMP): $(RUNTIME) requirements-otel.txt requirements-dev.txt
+	@scripts/prepare tools
 	@touch $@
 
 $(SERVERS): $(STAMP) evoflask/dev/soketi/package-lock.json
 	@scripts/prepare servers
 
-run: $(STAMP) ## Start everything on this machine: PORT (8080), EVOFLASK_HOME (var)
+run: $(RUNTIME) ## Start everything on this machine: PORT (8080), WEB_HOST (127.0.0.1), EVOFLASK_HOME (var)
 	@exec $(BIN)/python -m evoflask.dev --with-parent
 
 run-all: $(SERVERS) ## The same with RabbitMQ, NATS, SQS and Pusher beside it, and a demonstration instance
@@ -59,7 +65,7 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(STAMP) ## Write what is generated from the code
+docs: $(RUNTIME) ## Write what is generated from the code
 	$(BIN)/python -m evoflask.settings > docs/settings.md
 
 pictures: $(SERVERS) ## Take the manual's pictures of /rq/ anew

@@ -34,7 +34,7 @@ class _Logger(Logger):
         self.error_log.propagate = True
 
 
-bind = f"0.0.0.0:{_settings.port}"
+bind = f"{_settings.web_host}:{_settings.port}"
 # A second web process on the same port: one takes over before the other one ends.
 reuse_port = True
 # A thread gets a request when the whole of it is there.

@@ -215,7 +215,16 @@ _NEXT_URL = re.compile(r",\s*(?=[a-z]+://)")
 class Settings:
     """Everything that may be set. Built once by a composition root and handed down."""
 
-    port: int = _field(8080, About("PORT", "Where the web process listens.", whole(1, 65_535)))
+    port: int = _field(8080, About("PORT", "Port of the web process.", whole(1, 65_535)))
+    web_host: str = _field(
+        "0.0.0.0",  # noqa: S104 - containers and platforms expect every address
+        About(
+            "WEB_HOST",
+            "Address on which the web process listens. `make run` sets `127.0.0.1`; "
+            "`WEB_HOST=0.0.0.0 make run` opens it to the network.",
+            host,
+        ),
+    )
     home: Path = _field(  # noqa: RUF009 - a path is immutable
         Path("var"),
         About("EVOFLASK_HOME", "Folder of the embedded data: SQLite, Redis, the made key.", Path),

@@ -127,11 +127,15 @@ def explain(instance: str, event_id: str, as_json: bool) -> None:
 
 @click.command("receive")
 @click.option("--port", default=9000, show_default=True, help="Where to listen, on loopback.")
-def receive(port: int) -> None:
+@click.option("--events", type=click.IntRange(1), help="End after this many events.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), help="Fail if that takes longer."
+)
+def receive(port: int, events: int | None, seconds: float | None) -> None:
     """Print every webhook that arrives, until Ctrl-C."""
     from evoflask.dev.receiver import main
 
-    main(port)
+    main(port, events=events, seconds=seconds)
 
 
 @click.command("replay")

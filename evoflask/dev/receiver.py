@@ -231,21 +231,48 @@ def _length(low_head: bytes) -> int:
 # flask receive
 
 
-def main(port: int = 9000, host: str = "127.0.0.1") -> None:
-    """Print every event that arrives, until Ctrl-C. Ends with a sentence and status 1 when
-    the port cannot be had."""
+def main(
+    port: int = 9000,
+    host: str = "127.0.0.1",
+    *,
+    events: int | None = None,
+    seconds: float | None = None,
+) -> None:
+    """Print every event that arrives, until Ctrl-C, or until `events` of them were answered.
+
+    Exit with status 1 and a sentence if the port cannot be used, or if `seconds` pass first.
+    """
     try:
         sock = _listen(host, port)
     except OSError as error:
         raise SystemExit(f"cannot listen on {host}:{port}: {error.strerror}") from error
     print(f"waiting for webhooks on http://{host}:{sock.getsockname()[1]}/", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(sock, _show))
+        try:
+            asyncio.run(_print_events(sock, events, seconds))
+        except TimeoutError:
+            raise SystemExit(f"fewer than {events or 1} events arrived in {seconds:g} s") from None
 
 
-def _show(connection: Connection, request: Request) -> None:
-    print(_described(request), flush=True)
-    connection.reply(200, b"ok\n")
+async def _print_events(sock: socket.socket, events: int | None, seconds: float | None) -> None:
+    """Serve until `events` were answered. Raise `TimeoutError` after `seconds`."""
+    seen = 0
+    enough = asyncio.Event()
+
+    def show(connection: Connection, request: Request) -> None:
+        nonlocal seen
+        if request.method == "POST":  # a GET only asks if the receiver is up
+            print(_described(request), flush=True)
+            seen += 1
+        connection.reply(200, b"ok\n")
+        if events is not None and seen >= events:
+            enough.set()
+
+    serving = asyncio.create_task(_serve(sock, show))
+    try:
+        await asyncio.wait_for(enough.wait(), seconds)
+    finally:
+        serving.cancel()
 
 
 def _described(request: Request) -> str:

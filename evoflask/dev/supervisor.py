@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 import requests
 
 from evoflask import vault
-from evoflask.dev.process import Process, free_port, wait_for
+from evoflask.dev.greeting import greeting, local_address
+from evoflask.dev.process import Process, wait_for
 from evoflask.dev.redis_server import RedisServer
 from evoflask.errors import Misconfigured
 from evoflask.log import refuse
@@ -45,7 +46,12 @@ SLOWEST = 5.0
 STEADY = 20.0
 """After so many seconds a process counts as well again."""
 
-LOOPBACK = "127.0.0.0/8,::1/128"
+DEFAULTS = {
+    "WEB_HOST": "127.0.0.1",
+    "WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8,::1/128",
+    "PYTHONUNBUFFERED": "1",
+}
+"""Variables that `make run` sets where the environment does not."""
 
 
 def read_procfile(path: Path) -> dict[str, list[str]]:
@@ -82,19 +88,23 @@ def open_home(home: Path) -> int:
     return lock
 
 
-def check_port(port: int) -> None:
-    """Raises `Misconfigured` when the port cannot be listened on.
+def check_port(host: str, port: int) -> None:
+    """Raise `Misconfigured` if nothing can listen on this address and port.
 
-    Asked without SO_REUSEPORT, with which the web process would share it with a stranger.
+    The probe does not use SO_REUSEPORT, which would share the port with another program.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError as error:
-            raise Misconfigured(
-                f"The port {port} cannot be used: {error.strerror} (PORT)."
-            ) from error
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise Misconfigured(
+            f"Port {port} of {host} cannot be used: {error.strerror}. "
+            "Set PORT or WEB_HOST to another one."
+        ) from error
 
 
 def own_key(home: Path) -> str:
@@ -111,11 +121,10 @@ def own_key(home: Path) -> str:
 
 
 def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the children get: ours, the key, loopback for webhooks, our interpreter first."""
+    """Return the children's environment: `DEFAULTS`, the key, and our interpreter first on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
     env = {
-        "WEBHOOK_ALLOW_NETWORKS": LOOPBACK,
-        "PYTHONUNBUFFERED": "1",
+        **DEFAULTS,
         **{name: value for name, value in environ.items() if value},
         "PATH": path,
         "EVOFLASK_HOME": str(settings.home),
@@ -185,7 +194,7 @@ class Supervisor:
         """Everything, until a signal; the exit status. Raises `Misconfigured`."""
         self._listen_to_signals()
         with self._home() as lock:
-            check_port(self._settings.port)
+            check_port(self._settings.web_host, self._settings.port)
             env = environment(self._settings, self._environ)
             try:
                 self._start_redis(lock)
@@ -245,19 +254,24 @@ class Supervisor:
                 raise Misconfigured(f"{server.name} does not start: {error}") from error
         return self._demonstration.environment()
 
-    def _demonstrate(self, env: Mapping[str, str], key: str) -> None:
-        if self._demonstration is None:
-            return
-        base = f"http://127.0.0.1:{self._settings.port}"
+    def _greet(self, env: Mapping[str, str]) -> None:
+        """Print the greeting, after the instance of the six sinks was set up."""
+        key = self._settings.api_key or own_key(self._settings.home)
+        ready = self._demonstration is not None and self._demonstrate(self._demonstration, env, key)
+        say(greeting(self._settings, key, six_sinks=ready))
+
+    def _demonstrate(self, six: Demonstration, env: Mapping[str, str], key: str) -> bool:
+        """Set up the instance with six sinks and watch them. Return False if that failed."""
+        base = f"http://{local_address(self._settings.web_host)}:{self._settings.port}"
         try:
-            self._demonstration.set_up(base, key)
+            six.set_up(base, key)
         except requests.RequestException as error:
-            say(f"The demonstration could not be set up: {error}")
-            return
-        watcher = Child(self._demonstration.watcher(base, key, env))
+            say(f"The instance with six sinks could not be set up: {error}")
+            return False
+        watcher = Child(six.watcher(base, key, env))
         self._children.append(watcher)
         watcher.start()
-        say(demonstration(self._settings))
+        return True
 
     def _release(self, env: Mapping[str, str]) -> None:
         command = read_procfile(self._root / "Procfile").get("release")
@@ -289,11 +303,9 @@ class Supervisor:
             self._sleep(0.1 if not greeted else 1.0)
             for child in self._all():
                 child.look()
-            if not greeted and answers(self._settings.port):
+            if not greeted and answers(self._settings.web_host, self._settings.port):
                 greeted = True
-                key = self._settings.api_key or own_key(self._settings.home)
-                say(greeting(self._settings, key))
-                self._demonstrate(env, key)
+                self._greet(env)
 
     def _all(self) -> list[Child]:
         redis = [self._redis] if self._redis else []
@@ -347,9 +359,9 @@ def resolve(command: Sequence[str], env: Mapping[str, str]) -> list[str]:
     return [program, *command[1:]]
 
 
-def answers(port: int) -> bool:
-    """Whether something speaks HTTP on the port."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+def answers(host: str, port: int) -> bool:
+    """Return True if an HTTP server answers on this address and port."""
+    connection = http.client.HTTPConnection(local_address(host).strip("[]"), port, timeout=2)
     try:
         connection.request("GET", "/healthz")
         connection.getresponse().read()
@@ -361,53 +373,10 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-_BLOCK = """\
-evoflask listens on http://127.0.0.1:{port}
-Its key is {key}
-What cannot be delivered is shown at http://127.0.0.1:{port}/rq/ (log in with the key).
-
-Paste this into another terminal, in this folder: it starts a receiver, creates an instance,
-points its webhook there and emits an event, which the receiver prints.
-
-    export AUTHENTICATION_API_KEY={key} EVOFLASK_HOME={home}
-    (
-    URL=http://127.0.0.1:{port} HOOK={hook}
-    post() {{ curl -sS -H "apikey: $AUTHENTICATION_API_KEY" -H 'Content-Type: application/json' "$URL$1" -d "$2"; }}
-    .venv/bin/flask --app app receive --port $HOOK & RECEIVER=$!
-    sleep 2
-    post /instance/create '{{"instanceName": "demo", "integration": "EVOLUTION"}}'
-    post /webhook/set/demo '{{"webhook": {{"enabled": true, "url": "http://127.0.0.1:'$HOOK'/hook"}}}}'
-    post /event/emit/demo '{{"event": "MESSAGES_UPSERT", "data": {{"key": {{"remoteJid": "1@s.whatsapp.net"}}, "message": {{"conversation": "Hello"}}}}}}'
-    sleep 8; kill $RECEIVER
-    )
-
-Ctrl-C stops everything."""  # noqa: E501 - one line a command
-
-
-_DEMONSTRATION = """
-The instance "demo" has all six sinks, and what arrives at them is printed here. Emit an event:
-
-    curl -sS -H "apikey: $AUTHENTICATION_API_KEY" -H 'Content-Type: application/json' \\
-      http://127.0.0.1:{port}/event/emit/demo -d '{{"event": "CALL", "data": {{"n": 1}}}}'
-"""
-
-
-def demonstration(settings: Settings) -> str:
-    """What is printed when the six sinks of the demonstration are watched."""
-    home = shlex.quote(str(settings.home))
-    return _DEMONSTRATION.format(port=settings.port, home=home)
-
-
 def _demonstration(home: Path) -> Demonstration:
     from evoflask.dev.demonstration import Demonstration
 
     return Demonstration(home)
-
-
-def greeting(settings: Settings, key: str) -> str:
-    """What is printed when the web process answers."""
-    home, key = shlex.quote(str(settings.home)), shlex.quote(key)
-    return _BLOCK.format(port=settings.port, key=key, home=home, hook=free_port())
 
 
 def main(root: Path | None = None, *, all_: bool = False) -> int:
@@ -415,7 +384,7 @@ def main(root: Path | None = None, *, all_: bool = False) -> int:
     with a server for each sink and a demonstration."""
     root = root or Path(__file__).resolve().parents[2]
     try:
-        settings = Settings.from_env(os.environ)
-        return Supervisor(settings, root, os.environ, all_=all_).run()
+        environ = {**DEFAULTS, **{name: value for name, value in os.environ.items() if value}}
+        return Supervisor(Settings.from_env(environ), root, environ, all_=all_).run()
     except Misconfigured as error:
         return refuse(error)

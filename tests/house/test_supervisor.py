@@ -212,7 +212,10 @@ def test_a_taken_port_is_one_sentence(house: House) -> None:
     with socket.create_server(("127.0.0.1", house.port)):
         said = refused(house.run())
 
-    assert said == f"evoflask: The port {house.port} cannot be used: Address already in use (PORT)."
+    assert said == (
+        f"evoflask: Port {house.port} of 127.0.0.1 cannot be used: Address already in use. "
+        "Set PORT or WEB_HOST to another one."
+    )
 
 
 def test_a_shared_port_counts_as_taken(house: House) -> None:
