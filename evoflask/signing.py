@@ -7,6 +7,8 @@ private key (`whsk_`) stays here while receivers have the public one (`whpk_`).
 
 A key that is replaced signs beside the new one for a while, so that receivers can be told of it
 one after the other: the header then has several signatures, and one that fits is enough.
+
+`bearer` makes another kind of proof: the token that Evolution API signs with a webhook's `jwt_key`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import base64
 import binascii
 import functools
 import hmac
+import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +37,10 @@ SINKS: Final = ("webhook", "rabbitmq", "nats", "sqs")
 """Whose messages can be signed: those that carry headers to somebody who may not know us."""
 OLDER: Final = 2
 """Replaced keys of a kind that go on signing; with one more, the oldest ends."""
+JWT_KEY: Final = "jwt_key"
+"""A webhook's header that is never sent: its value signs a Bearer. In lower case."""
+JWT_SECONDS: Final = 600
+"""Seconds from `iat` to `exp` of a Bearer, as Evolution API 2.3.7 has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,27 @@ def headers(
         "webhook-timestamp": str(timestamp),
         "webhook-signature": signed,
     }
+
+
+def jwt_key_of(headers: Mapping[str, object]) -> str:
+    """Return the value of the header `jwt_key`, in any case; "" without one."""
+    return next((str(value) for name, value in headers.items() if name.lower() == JWT_KEY), "")
+
+
+def bearer(key: str, now: int) -> str:
+    """Return the value of `Authorization` that Evolution API 2.3.7 makes of a `jwt_key`: a JSON
+    Web Token (RFC 7519), signed by HS256 (RFC 7515). `now`: Unix seconds of this attempt."""
+    claims = {"iat": now, "exp": now + JWT_SECONDS, "app": "evolution", "action": "webhook"}
+    signed = f"{_JWT_HEAD}.{_base64url(json.dumps(claims, separators=(',', ':')).encode())}"
+    mac = hmac.digest(key.encode(), signed.encode(), "sha256")
+    return f"Bearer {signed}.{_base64url(mac)}"
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+_JWT_HEAD: Final = _base64url(b'{"alg":"HS256","typ":"JWT"}')
 
 
 # --- which keys there are ---------------------------------------------------------------------

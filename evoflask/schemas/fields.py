@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from marshmallow import ValidationError, fields, validate
 
-from evoflask import events, masks
+from evoflask import events, masks, signing
 from evoflask.ids import NAME
 from evoflask.net import guard
 from evoflask.schemas.faults import shown
@@ -111,7 +111,8 @@ def _header_faults(headers: Mapping[str, Any]) -> Iterator[tuple[str, str | None
     for name, value in headers.items():
         lower = name.lower()
         twice = "Given twice." if lower in seen else None
-        yield shown(name), _name_fault(name) or _value_fault(value) or twice
+        fault = _key_fault if lower == signing.JWT_KEY else _value_fault
+        yield shown(name), _name_fault(name) or fault(value) or twice
         seen.add(lower)
 
 
@@ -124,13 +125,30 @@ def _name_fault(name: str) -> str | None:
     return None
 
 
-def _value_fault(value: Any) -> str | None:
+def _text_fault(value: Any) -> str | None:
     if not isinstance(value, str):
         return "Not a valid string."
     if len(value) > MAX_HEADER_VALUE:
         return f"Longer than maximum length {MAX_HEADER_VALUE}."
     if _CONTROL.search(value):
         return "Must not contain control characters."
+    return None
+
+
+def _key_fault(value: Any) -> str | None:
+    """Of `jwt_key`. It is no header on the wire: its UTF-8 is a key."""
+    if value == "":
+        return "Must not be empty: it signs the Bearer. Leave it out to send none."
+    fault = _text_fault(value)
+    if fault is None and any("\ud800" <= each <= "\udfff" for each in value):
+        return "Must be text that UTF-8 can carry."
+    return fault
+
+
+def _value_fault(value: Any) -> str | None:
+    fault = _text_fault(value)
+    if fault is not None:
+        return fault
     try:
         value.encode("latin-1")
     except UnicodeEncodeError:

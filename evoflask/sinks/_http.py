@@ -42,6 +42,8 @@ class Body(aiohttp.Payload):
         self.started = False
         self.host = ""
         """Where it goes; after a redirect that is another one."""
+        self.hidden: tuple[str, ...] = ()
+        """Words that this attempt must not show; those of its own headers are among them."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self.content.decode(encoding, errors)

@@ -11,6 +11,9 @@ at most, through the guard, with the same method and body; the subscription's ow
 stay behind when the origin changes, the signature goes along. Any other redirect would turn
 the POST into a GET, so it is a failure that says so.
 
+The header `jwt_key` is never sent. Each attempt signs an `Authorization: Bearer` with it, which
+replaces any other `Authorization` and stays at its origin.
+
 Nothing is sent twice by itself. A kept connection that the receiver closed at the moment of
 our sending is AMBIGUOUS, as everything that broke after the first byte of the body.
 """
@@ -90,19 +93,26 @@ class WebhookSink(Sink):
             destination = self._destination(delivery.target)
             body = Body(destination.format.body(delivery))
             body.host = destination.host
+            own = destination.headers_for(delivery, body.content)
+            body.hidden = destination.hidden_in(own)
             async with asyncio.timeout(delivery.target.timeout) as limit:
-                return await self._post(destination, delivery, body, limit)
+                return await self._post(destination, delivery.event, own, body, limit)
         except Exception as error:
             attempt = translate(error, sent=body is not None and body.started)
             return attempt.told("" if body is None else body.host)
 
     async def _post(
-        self, destination: _Destination, delivery: Delivery, body: Body, limit: asyncio.Timeout
+        self,
+        destination: _Destination,
+        event: str,
+        own: dict[str, str],
+        body: Body,
+        limit: asyncio.Timeout,
     ) -> Attempt:
         told = story.current()
         if told is None:
-            return await self._exchange(self._usual(), destination, delivery, body, limit)
-        told.hidden, told.secret_headers = destination.hidden, destination.custom
+            return await self._exchange(self._usual(), destination, event, own, body, limit)
+        told.hidden, told.secret_headers = body.hidden, destination.custom
         async with net_http.telling(
             told,
             self._settings.webhook_allow_networks,
@@ -111,25 +121,25 @@ class WebhookSink(Sink):
             proxy=self._settings.outbound_proxy,
         ) as session:
             line = SessionLine(session)
-            return await self._exchange(line, destination, delivery, body, limit)
+            return await self._exchange(line, destination, event, own, body, limit)
 
     async def _exchange(
         self,
         line: Line,
         destination: _Destination,
-        delivery: Delivery,
+        event: str,
+        own: dict[str, str],
         body: Body,
         limit: asyncio.Timeout,
     ) -> Attempt:
-        url = destination.url_for(delivery.event)
-        fixed, own = destination.fixed, destination.headers_for(delivery, body.content)
+        url, fixed = destination.url_for(event), destination.fixed
         for _ in range(MAX_REDIRECTS + 1):
             body.started = False
             tell_request(url, body)
             reply = await line.post(url, fixed, own, body)
             try:
                 if reply.status not in _FOLLOWED:
-                    return await _read(reply, url, destination, body.host, limit)
+                    return await _read(reply, url, destination, body, limit)
                 moved = _moved(url, reply)
             finally:
                 reply.release()
@@ -138,6 +148,7 @@ class WebhookSink(Sink):
             tell_redirect(url, reply.status)
             if moved.origin() != url.origin():
                 fixed = destination.foreign()
+                own.pop("Authorization", None)
             self._check(moved)
             url, body.host = moved, host_of(moved)
         why = f"more than {MAX_REDIRECTS} redirects"
@@ -197,6 +208,8 @@ class _Destination:
     host: str
     shows: bool
     """Whether what is answered to a delivery that worked is shown."""
+    jwt_key: str
+    """Signs a Bearer for each attempt; "": there is none."""
     urls: dict[str, URL] = field(default_factory=dict)
     last: tuple[int, bytes, str] = (0, b"", "")
     """What `worked` was of: receivers answer the same every time."""
@@ -217,15 +230,23 @@ class _Destination:
         headers = {"webhook-id": delivery.event_id}
         if delivery.mark:
             headers[f"webhook-{delivery.mark}"] = "true"
-        headers.update(signing.headers(self.keys, delivery.event_id, int(time.time()), body))
+        now = int(time.time())
+        headers.update(signing.headers(self.keys, delivery.event_id, now, body))
+        if self.jwt_key:
+            headers["Authorization"] = signing.bearer(self.jwt_key, now)
         return headers
 
-    def delivered(self, status: int, answer: bytes, url: URL, host: str) -> Attempt:
+    def hidden_in(self, own: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the words that an attempt with these headers of its own must not show."""
+        bearer = own.get("Authorization")
+        return self.hidden if bearer is None else (bearer.partition(" ")[2], *self.hidden)
+
+    def delivered(self, status: int, answer: bytes, url: URL, body: Body) -> Attempt:
         """An attempt that worked, with what was answered."""
-        if self.last != (status, answer, host):
-            hidden = (*self.hidden, url.raw_query_string, url.query_string)
-            self.last = (status, answer, host)
-            self.worked = classify(status).told(host, head(answer, hidden))
+        if self.last != (status, answer, body.host):
+            hidden = (*body.hidden, url.raw_query_string, url.query_string)
+            self.last = (status, answer, body.host)
+            self.worked = classify(status).told(body.host, head(answer, hidden))
         return self.worked
 
     def foreign(self) -> Fixed:
@@ -247,8 +268,11 @@ def _prepare(target: Target, server: Settings) -> _Destination:
         login, password = url.user or "", url.password or ""
         headers["Authorization"] = aiohttp.encode_basic_auth(login, password)
     for name, value in custom.items():
-        if name.lower() not in guard.RESERVED_HEADERS:
+        if name.lower() not in guard.RESERVED_HEADERS and name.lower() != signing.JWT_KEY:
             headers[name] = str(value)
+    jwt_key = signing.jwt_key_of(custom)
+    if jwt_key:
+        headers.pop("Authorization", None)
     own = {name.lower() for name in custom} | {"authorization"}
     return _Destination(
         version=target.version,
@@ -266,6 +290,7 @@ def _prepare(target: Target, server: Settings) -> _Destination:
         hidden=_hidden(url, headers, custom, target.keys),
         host=host_of(url),
         shows=server.attempts_log == "all",
+        jwt_key=jwt_key,
     )
 
 
@@ -298,31 +323,29 @@ def _hidden(
 
 
 async def _read(
-    reply: Reply, url: URL, destination: _Destination, host: str, limit: asyncio.Timeout
+    reply: Reply, url: URL, destination: _Destination, body: Body, limit: asyncio.Timeout
 ) -> Attempt:
     status = reply.status
     if not 200 <= status < 300:
-        return await _read_failure(reply, url, destination, host, limit)
+        return await _read_failure(reply, url, body, limit)
     begins, whole = await reply.success()
     if not whole:
         return Attempt(
             Outcome.AMBIGUOUS,
             "answer-too-large",
             f"answered {status}, but the answer too large: over {MAX_ANSWER} bytes",
-            host=host,
+            host=body.host,
         )
-    return destination.delivered(status, begins if destination.shows else b"", url, host)
+    return destination.delivered(status, begins if destination.shows else b"", url, body)
 
 
-async def _read_failure(
-    reply: Reply, url: URL, destination: _Destination, host: str, limit: asyncio.Timeout
-) -> Attempt:
-    """The status stands; what can be read of the body in a moment goes into the detail."""
-    body = await reply.failure(limit)
-    hidden = (*destination.hidden, url.raw_query_string, url.query_string)
+async def _read_failure(reply: Reply, url: URL, body: Body, limit: asyncio.Timeout) -> Attempt:
+    """The status stands; what can be read of the answer in a moment goes into the detail."""
+    answer = await reply.failure(limit)
+    hidden = (*body.hidden, url.raw_query_string, url.query_string)
     asked = parse_retry_after(reply.header("Retry-After"), time.time())
-    attempt = classify(reply.status, asked, excerpt(body, hidden))
-    return attempt.told(host, head(body, hidden))
+    attempt = classify(reply.status, asked, excerpt(answer, hidden))
+    return attempt.told(body.host, head(answer, hidden))
 
 
 def _moved(url: URL, reply: Reply) -> URL | Attempt:

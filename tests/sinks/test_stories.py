@@ -104,6 +104,22 @@ def test_a_receiver_that_repeats_the_request_shows_no_secret_of_it(receiver: Rec
     assert all(each not in shown for each in ("hidden-word", "another-word", "abcdefgh"))
 
 
+def test_a_test_send_shows_neither_a_jwt_key_nor_its_bearer(receiver: Receiver) -> None:
+    receiver.control(keep=True)
+    url = receiver.url("/status/500?echo=1")
+    headers = {"JWT_KEY": "hidden-word"}
+    one = delivery(target("webhook", url=url, headers=headers), "test-1", mark="test")
+
+    told = tell(WebhookSink(settings()), one)
+
+    bearer = receiver.received()[-1].headers()["authorization"]
+    shown = json.dumps(told)
+    assert told["request"]["headers"]["Authorization"] == story.SECRET
+    assert "Authorization: Bearer …" in told["answer"]["body"]
+    assert "jwt_key" not in shown.lower()
+    assert all(each not in shown for each in ("hidden-word", *bearer.split(".")[1:]))
+
+
 def test_a_secret_is_hidden_as_json_writes_it_too(receiver: Receiver) -> None:
     url = receiver.url("/status/500?echo=json")
     secret = {"Authorization": 'Bearer "quoted"\\back<slash>&more'}

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import hmac
 import ipaddress
 import json
 import socket
@@ -264,6 +265,117 @@ def test_a_detail_is_one_printable_line(receiver: Receiver) -> None:
     attempt = post(receiver.url("/status/500?echo=1"), headers={"X-A": "a"})
 
     assert attempt.detail.isprintable()
+
+
+# The key `jwt_key`
+
+JWT = "jwt-secret-of-the-receiver"
+
+
+def bearer_of(got: Received) -> str:
+    """The one Authorization header of a request."""
+    lines = [x for x in got.head.split("\r\n") if x.lower().startswith("authorization:")]
+    assert len(lines) == 1, lines
+    return lines[0].partition(": ")[2]
+
+
+def claims_of(bearer: str, key: str = JWT) -> dict[str, Any]:
+    """The claims of a Bearer that `key` signed; read here without evoflask's own code."""
+    scheme, _, token = bearer.partition(" ")
+    signed, _, signature = token.rpartition(".")
+    mac = hmac.digest(key.encode(), signed.encode(), "sha256")
+    head, claims = (
+        json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        for part in signed.split(".")
+    )
+    assert scheme == "Bearer"
+    assert head == {"alg": "HS256", "typ": "JWT"}
+    assert base64.urlsafe_b64encode(mac).decode().rstrip("=") == signature
+    return dict(claims)
+
+
+@pytest.mark.parametrize("name", ["jwt_key", "JWT_KEY", "Jwt_Key"])
+def test_a_jwt_key_signs_a_bearer_and_is_never_sent(receiver: Receiver, name: str) -> None:
+    before = int(time.time())
+
+    got = sent(receiver, headers={name: JWT, "X-Key": "other"})
+
+    claims = claims_of(bearer_of(got))
+    assert list(claims) == ["iat", "exp", "app", "action"]
+    assert before <= claims["iat"] <= int(time.time())
+    assert claims["exp"] == claims["iat"] + 600
+    assert (claims["app"], claims["action"]) == ("evolution", "webhook")
+    assert JWT not in got.head + got.body
+    assert "jwt_key" not in got.head.lower()
+    assert got.headers()["x-key"] == "other"
+
+
+def test_the_bearer_of_a_jwt_key_replaces_every_other_authorization(receiver: Receiver) -> None:
+    own = {"authorization": "Bearer own", "jwt_key": JWT}
+
+    attempt = post(receiver.url("/ok").replace("//", "//joe:password@"), headers=own)
+
+    assert attempt.outcome is Outcome.DELIVERED
+    claims_of(bearer_of(receiver.received()[-1]))
+
+
+def test_an_empty_jwt_key_of_an_old_row_is_not_sent_and_signs_nothing(receiver: Receiver) -> None:
+    got = sent(receiver, headers={"jwt_key": "", "Authorization": "Bearer own"})
+
+    assert bearer_of(got) == "Bearer own"
+    assert "jwt_key" not in got.head.lower()
+
+
+@pytest.mark.parametrize("key", ["k", "clé €", "x" * 4096])
+def test_a_jwt_key_of_any_length_and_alphabet_signs(receiver: Receiver, key: str) -> None:
+    claims_of(bearer_of(sent(receiver, headers={"jwt_key": key})), key)
+
+
+def test_a_kept_destination_signs_each_attempt_anew(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = delivery(target("webhook", url=receiver.url("/ok"), headers={"jwt_key": JWT}))
+    moments = iter([1_700_000_000.0, 1_700_000_900.0])
+    monkeypatch.setattr(webhook.time, "time", lambda: next(moments))
+
+    deliver(one, one)
+
+    first, second = (claims_of(bearer_of(each)) for each in receiver.received())
+    assert (first["iat"], second["iat"]) == (1_700_000_000, 1_700_000_900)
+
+
+def test_the_bearer_of_a_jwt_key_stays_at_its_origin(receiver: Receiver) -> None:
+    with Receiver() as other:
+        other.control(keep=True)
+        to = f"/redirect/307/?to={other.url('/there')}"
+
+        attempt = post(receiver.url(to), headers={"jwt_key": JWT})
+
+        head = other.received()[-1].head.lower()
+
+    assert attempt.outcome is Outcome.DELIVERED
+    assert "authorization" not in head
+    assert "jwt" not in head
+
+
+def test_the_bearer_of_a_jwt_key_goes_along_within_its_origin(receiver: Receiver) -> None:
+    post(receiver.url("/redirect/307/there"), headers={"jwt_key": JWT})
+
+    claims_of(bearer_of(receiver.received()[-1]))
+
+
+@pytest.mark.parametrize("path", ["/status/200?echo=1", "/status/503?echo=1", "/status/400?echo=1"])
+def test_an_answer_that_repeats_the_bearer_is_shown_without_it(
+    receiver: Receiver, path: str
+) -> None:
+    own = {"jwt_key": JWT}
+
+    attempt = post(receiver.url(path), config=settings(attempts_log="all"), headers=own)
+
+    token = bearer_of(receiver.received()[-1]).partition(" ")[2]
+    assert "HTTP/1.1" in attempt.answer
+    for part in (token, *token.split(".")[1:], JWT):
+        assert part not in attempt.answer + attempt.detail
 
 
 # Redirects

@@ -36,6 +36,7 @@ SIGNING = "whsec_" + base64.b64encode(b"planted-signing-secret-32-bytes!").decod
 PLANTED = {
     "signing secret": SIGNING,
     "header": 'Bearer planted-"header"\\0123<456>&789',
+    "jwt key": "planted-jwt-key-of-a-webhook",
     "url": "planted-url-password",
     "pusher": "planted-pusher-secret",
     "sqs": "planted-sqs-secret-key",
@@ -119,7 +120,8 @@ def plant(house: House, receiver: Receiver) -> None:
     client.create("a", token=PLANTED["token"])
     headers = {"Authorization": PLANTED["header"]}
     hook = {"headers": headers, "secret": SIGNING, "enabled": True}
-    client.subscribe("a", "crm", receiver.url("/status/500"), **hook)
+    signed = {**hook, "headers": {**headers, "jwt_key": PLANTED["jwt key"]}}
+    client.subscribe("a", "crm", receiver.url("/status/500"), **signed)
     # It answers with what it was sent: that may be shown, and must not show them.
     client.subscribe("a", "echo", receiver.url("/status/400?echo=1"), **hook)
     client.subscribe("a", "json", receiver.url("/status/400?echo=json"), **hook)

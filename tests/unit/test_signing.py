@@ -16,7 +16,9 @@ from evoflask.signing import (
     PRIVATE,
     SYMMETRIC,
     SigningKey,
+    bearer,
     in_use,
+    jwt_key_of,
     key_of,
     new_private_key,
     new_secret,
@@ -28,6 +30,12 @@ from evoflask.signing import (
 )
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+BEARER = (
+    "Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    ".eyJpYXQiOjE3MDAwMDAwMDAsImV4cCI6MTcwMDAwMDYwMCwiYXBwIjoiZXZvbHV0aW9uIiwiYWN0aW9uIjoid2ViaG9vayJ9"
+    ".%s"
+)
+"""The Bearer of a `jwt_key` at 1,700,000,000 without its signature, which `openssl` made."""
 
 
 def test_the_specifications_example_is_signed_as_it_says() -> None:
@@ -198,3 +206,20 @@ def test_no_key_signs_nothing_and_none_is_shown() -> None:
     assert sign_all([SigningKey(new_secret(), until=1.0)], "e", 1, b"") == ""
     assert "whsec" not in repr([SigningKey("whsec_hush")])
     assert "hush" not in repr([SigningKey("whsec_hush")])
+
+
+@pytest.mark.parametrize(
+    ("key", "signature"),
+    [
+        ("a-key", "9HTqZSdnbJYB-fW9tt6585ekXbCsvjrX3V5T6uoKU_8"),
+        ("clé €", "Zn-BhkZnz6NThDYtN89fDEkkGlTFqPetVkrX_bUk27w"),
+        ("x" * 4096, "XHESxDgckV6fRc540AEB0VBBztLXAPM9VbN-3NG6eas"),
+    ],
+)
+def test_a_bearer_is_the_hs256_token_that_openssl_signs(key: str, signature: str) -> None:
+    assert bearer(key, 1_700_000_000) == BEARER % signature
+
+
+def test_a_jwt_key_is_found_whatever_the_case_of_its_name() -> None:
+    assert jwt_key_of({"X-A": "b", "JWT_Key": "k"}) == "k"
+    assert jwt_key_of({"X-A": "b"}) == jwt_key_of({}) == ""

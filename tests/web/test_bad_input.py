@@ -165,6 +165,10 @@ CASES = [
     headers("Connection", {"Connection": "close"}, "This header is the server's own."),
     headers("a signature", {"Webhook-Signature": "v1,x"}, "This header is the server's own."),
     headers("twice", {"X-A": "1", "x-a": "2"}, "x-a: Given twice."),
+    headers("two JWT keys", {"jwt_key": "1", "JWT_KEY": "2"}, "JWT_KEY: Given twice."),
+    headers("an empty JWT key", {"Jwt_Key": ""}, "Jwt_Key: Must not be empty"),
+    headers("a line end in a JWT key", {"jwt_key": "k\n"}, "jwt_key: Must not contain control"),
+    headers("a long JWT key", {"jwt_key": "k" * 5000}, "jwt_key: Longer than maximum length 4096."),
     headers("too many", {f"X-{n}": "" for n in range(51)}, "Longer than maximum length 50."),
     headers("a long value", {"X-A": "a" * 5000}, "Longer than maximum length 4096."),
     # common fields

@@ -181,6 +181,25 @@ def test_headers_are_masked_and_each_mask_sent_back_keeps_its_value(
     ]
 
 
+def test_a_jwt_key_is_masked_like_every_header_and_its_mask_keeps_it(
+    call: Request, instance: str
+) -> None:
+    first = call("POST", "/webhook/set/a", {"headers": {"jwt_key": "clé €"}})
+    shown = call("GET", "/webhook/find/a").json["headers"]
+
+    call("POST", "/webhook/set/a", {"headers": shown, "concurrency": 1})
+
+    assert first.status_code == 201, first.text
+    assert first.json["headers"] == shown == {"jwt_key": MASK}
+    assert Subscription.get().open_settings()["headers"] == {"jwt_key": "clé €"}
+
+
+def test_half_a_surrogate_pair_is_no_jwt_key() -> None:
+    faults = schemas.SCHEMAS["webhook"].validate({"headers": {"jwt_key": "k\ud800"}})
+
+    assert faults == {"headers": {"jwt_key": ["Must be text that UTF-8 can carry."]}}
+
+
 OLD_URL = "https://user:hunter2@example.com/hook"
 
 
