@@ -9,7 +9,7 @@ from typing import Any
 import click
 from flask import Flask
 
-from evoflask import bell, cli, db, gateway, outbox, vault
+from evoflask import bell, cli, configuration, db, gateway, outbox, vault
 from evoflask.configuration import Configuration
 from evoflask.doorkeeper import Doorkeeper
 from evoflask.errors import Misconfigured
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     bells = bell.connect(settings.rq_redis_url)
     manager = EventManager(box, settings, bells, changes)
     keys = Keyring(settings.api_key, settings.api_keys, settings.api_keys_read_only)
-    door = Doorkeeper(settings.auth_failures_per_minute)
+    door = Doorkeeper(settings.auth_failures_per_minute, configuration.live_tokens)
     app.extensions["evoflask"] = Parts(settings, client, box, changes, manager, keys, door)
     rowids.register(app)
     errors.register(app)

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -185,6 +185,16 @@ def list_instances(
                 return []
             where &= column == value
     return _states(where)
+
+
+def live_tokens(digests: Collection[str]) -> set[str]:
+    """Those of the digests that are the token of a live instance, in one query. Raises
+    `DatabaseDown`."""
+    with db.translate():
+        query = Instance.select(Instance.token_sha256).where(
+            Instance.token_sha256.in_(list(digests)) & Instance.deleted_at.is_null()
+        )
+        return {row.token_sha256 for row in query}
 
 
 def read_route(name: str) -> Route | None:

@@ -1,9 +1,11 @@
-"""Who knocks too often with a wrong key. Pure but for its own memory; safe between threads.
+"""Limit wrong keys by address. Safe between threads.
 
-An address that failed too often in the last minute is told to wait, whatever key it brings
-next, or guessing would cost nothing. But somebody behind the same address may have the right
-one, and must not wait for a stranger: keys that were right before, in this process, are let
-through and looked at. So is every key once the minute is over.
+A right key always passes, also from an address that sent too many wrong ones: a neighbour behind
+the same address may have it. The address of a key counts only after the key proved wrong.
+
+An address over its limit gets 429 for a wrong key. A key that this process has not seen may be
+right, so one query looks it up. All threads share that query: however many wrong keys arrive, one
+query at a time is under way.
 """
 
 from __future__ import annotations
@@ -11,57 +13,64 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from evoflask.errors import TooManyFailures
 
 MINUTE: Final = 60.0
 ADDRESSES: Final = 10_000
-"""Addresses that are remembered; beyond it the one that was wrong the longest ago goes."""
+"""Addresses that are remembered. Beyond this count the address with the oldest failure goes."""
 KNOWN: Final = 10_000
-"""Keys that were right; beyond it the one that was used the longest ago goes."""
+"""Keys that were right. Beyond this count the least recently used key goes."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LookUp = Callable[[Collection[str]], Collection[str]]
+"""Returns those of the digests that are right."""
 
 
 class Doorkeeper:
-    """`most`: failures of one address in a minute."""
+    """`most`: wrong keys of one address in a minute. `look_up` finds the keys that are right."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, look_up: LookUp) -> None:
         self._most = most
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
+        self._look_up = _Shared(look_up)
 
     def admit(self, address: Callable[[], str], sha256: str, now: float) -> None:
-        """Before a key is looked at. `address`: whom it is from, which is only asked where that
-        counts; `sha256`: its digest; `now`: seconds, of a clock that never goes back. Raises
-        `TooManyFailures`."""
-        if not self._failures or sha256 in self._known:
-            return
-        whose = address()
-        with self._lock:
-            times = self._failures.get(whose)
-            if times is None or len(times) < self._most:
-                return
-            wait = times[0] + MINUTE - now
-        if wait > 0:
-            error = TooManyFailures("Too many wrong keys came from this address; wait a minute.")
-            error.retry_after = int(wait) + 1
-            raise error
+        """Refuse a wrong key from an address over its limit, and no other key.
 
-    def failed(self, address: str, now: float) -> None:
-        """A wrong key came from there."""
+        `address` is called only if an address has failures. `now`: seconds of a monotonic clock.
+        Raises `TooManyFailures`, or the error of `look_up`.
+        """
+        if not self._failures or self.knows(sha256):
+            return
+        wait = self._wait(address(), now)
+        if wait > 0 and not self._look_up(sha256):
+            raise too_many(wait)
+
+    def knows(self, sha256: str) -> bool:
+        """Return True if the key was right when this process last saw it."""
+        return sha256 in self._known
+
+    def failed(self, address: str, now: float) -> float:
+        """Count a wrong key, unless its address is over the limit. Returns the seconds that an
+        address over the limit has to wait; 0: it is not."""
+        wait = self._wait(address, now)
+        if wait > 0:
+            return wait
         with self._lock:
             times = self._failures.setdefault(address, deque(maxlen=self._most))
             times.append(now)
             self._failures.move_to_end(address)
             while len(self._failures) > ADDRESSES:
                 self._failures.popitem(last=False)
+        return 0.0
 
     def succeeded(self, sha256: str) -> None:
-        """The key was right."""
+        """Remember a right key."""
         with self._lock:
             self._known[sha256] = None
             self._known.move_to_end(sha256)
@@ -69,9 +78,62 @@ class Doorkeeper:
                 self._known.popitem(last=False)
 
     def forget(self, sha256: str) -> None:
-        """The key was wrong this time: it is as good as any other."""
+        """Forget a key that was wrong this time."""
         with self._lock:
             self._known.pop(sha256, None)
+
+    def _wait(self, address: str, now: float) -> float:
+        with self._lock:
+            times = self._failures.get(address)
+            if times is None or len(times) < self._most:
+                return 0.0
+            return max(0.0, times[0] + MINUTE - now)
+
+
+def too_many(wait: float) -> TooManyFailures:
+    """The error for a wrong key whose address has to wait so many seconds."""
+    error = TooManyFailures("Too many wrong keys came from this address; wait a minute.")
+    error.retry_after = int(wait) + 1
+    return error
+
+
+class _Batch:
+    """Digests of one query, and its result."""
+
+    def __init__(self) -> None:
+        self.wanted: set[str] = set()
+        self.found: Collection[str] | None = None
+        self.error: Exception | None = None
+
+
+class _Shared:
+    """One query at a time. Threads that come while it runs share the next query."""
+
+    def __init__(self, look_up: LookUp) -> None:
+        self._look_up = look_up
+        self._next = _Batch()
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+
+    def __call__(self, sha256: str) -> bool:
+        """Return True if the key is right. Raises the query's error in each of its threads."""
+        with self._lock:
+            batch = self._next
+            batch.wanted.add(sha256)
+        with self._turn:
+            if batch.found is None and batch.error is None:
+                self._run(batch)
+        if batch.error is not None:
+            raise batch.error
+        return sha256 in (batch.found or ())
+
+    def _run(self, batch: _Batch) -> None:
+        with self._lock:
+            self._next = _Batch()
+        try:
+            batch.found = self._look_up(batch.wanted)
+        except Exception as error:
+            batch.error = error
 
 
 def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:

@@ -275,8 +275,8 @@ class Settings:
         30,
         About(
             "AUTH_FAILURES_PER_MINUTE",
-            "Wrong keys of one address in each web worker process; past it the answer is 429 for "
-            "every key from there that was not right before.",
+            "Wrong keys of one address in each web worker process. Further wrong ones within the "
+            "minute are answered 429. A right key always passes.",
             whole(1, 1_000_000),
             "failures",
         ),

@@ -21,7 +21,7 @@ from flask_sock import Sock
 from simple_websocket import Server
 from werkzeug.exceptions import HTTPException
 
-from evoflask.doorkeeper import Doorkeeper, client_address
+from evoflask.doorkeeper import Doorkeeper, client_address, too_many
 from evoflask.errors import HOW_TO_SEND_A_KEY, BadInput, Unauthorized
 from evoflask.gateway.connection import Connection, Limits
 from evoflask.gateway.registry import Caller, Registry
@@ -99,12 +99,14 @@ def _identify(registry: Registry, door: Doorkeeper, settings: Settings, key: str
     forwarded = ",".join(request.headers.getlist("X-Forwarded-For"))
     address = client_address(request.remote_addr or "", forwarded, settings.trusted_proxies)
     sha256 = digest(key)
-    door.admit(lambda: address, sha256, time.monotonic())
+    if not registry.is_operator(sha256):
+        door.admit(lambda: address, sha256, time.monotonic())
     try:
         caller = registry.caller(sha256)
     except Unauthorized:
-        door.failed(address, time.monotonic())
         door.forget(sha256)
+        if wait := door.failed(address, time.monotonic()):
+            raise too_many(wait) from None
         raise
     door.succeeded(sha256)
     return caller

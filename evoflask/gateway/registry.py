@@ -93,9 +93,13 @@ class Registry:
         self.alive: Callable[[], bool] = lambda: True
         """Whether the process goes on; gunicorn.conf.py says how to know."""
 
+    def is_operator(self, sha256: str) -> bool:
+        """Return True if an operator's key has this digest."""
+        return self._keys.find(sha256) is not None
+
     def caller(self, sha256: str) -> Caller:
         """Whose key has this digest. Raises `Unauthorized`, `DatabaseDown`."""
-        if self._keys.find(sha256) is not None:
+        if self.is_operator(sha256):
             return Caller()
         if not configuration.list_instances(token_sha256=sha256):
             raise Unauthorized

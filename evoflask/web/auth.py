@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 from flask import Flask, Response, g, request
 
 from evoflask import configuration
-from evoflask.doorkeeper import client_address
-from evoflask.errors import HOW_TO_SEND_A_KEY, Forbidden, Unauthorized
+from evoflask.doorkeeper import client_address, too_many
+from evoflask.errors import HOW_TO_SEND_A_KEY, Forbidden, TooManyFailures, Unauthorized
 from evoflask.keyring import Key, digest, given_key
 from evoflask.web import parts
 from evoflask.web.described import Who, asking
+from evoflask.web.errors import render
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -78,30 +79,37 @@ def address() -> str:
     return client_address(request.remote_addr or "", forwarded, parts().settings.trusted_proxies)
 
 
-def find_key(given: str) -> tuple[Key | None, str]:
-    """The operator's key, and the digest of what was given. Raises `TooManyFailures`."""
-    sha256 = digest(given)
-    parts().door.admit(address, sha256, time.monotonic())
-    return parts().keys.find(sha256), sha256
+def fail(sha256: str) -> None:
+    """Count a wrong key. Raises `TooManyFailures` if its address is over the limit."""
+    door = parts().door
+    door.forget(sha256)
+    if wait := door.failed(address(), time.monotonic()):
+        raise too_many(wait)
 
 
 def _identify(given: str) -> Caller:
+    """Raises `TooManyFailures` for a wrong key alone."""
     if not given:
         return Caller(None, None)
-    return Caller(*find_key(given))
+    sha256 = digest(given)
+    key = parts().keys.find(sha256)
+    if key is None:
+        parts().door.admit(address, sha256, time.monotonic())
+    return Caller(key, sha256)
 
 
 def _remember(response: Response) -> Response:
-    """A 401 to a key was a failure; whatever went well shows that it is a right one."""
+    """Count the key of a 401 as wrong, and remember a key that got an answer below 400."""
     caller: Caller | None = g.get("caller")
     if caller is None or caller.token_sha256 is None:
         return response
-    door = parts().door
     if response.status_code == 401:
-        door.failed(address(), time.monotonic())
-        door.forget(caller.token_sha256)
+        try:
+            fail(caller.token_sha256)
+        except TooManyFailures as error:
+            return render(error)
     elif response.status_code < 400:
-        door.succeeded(caller.token_sha256)
+        parts().door.succeeded(caller.token_sha256)
     return response
 
 

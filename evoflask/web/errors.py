@@ -45,12 +45,13 @@ class AllBad(BadInput):
 
 def register(app: Flask) -> None:
     """Render everything that views raise."""
-    app.register_error_handler(EvoflaskError, _ours)
+    app.register_error_handler(EvoflaskError, render)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _defect)
 
 
-def _ours(error: EvoflaskError) -> Response:
+def render(error: EvoflaskError) -> Response:
+    """The answer to an error of ours."""
     response = answer(error.status, error.messages)
     if isinstance(error, AllBad):
         response = jsonify({**(response.get_json() or {}), "results": error.results})

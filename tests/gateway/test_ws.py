@@ -744,6 +744,20 @@ def test_a_token_opens_so_many_sockets_and_no_more_and_others_their_own(
     assert refused.value.response.headers["Retry-After"] == "5"
 
 
+def test_a_right_token_opens_a_socket_after_sixty_wrong_ones_from_its_address(
+    make_house: MakeHouse,
+) -> None:
+    """No request with the token came before, so the web process has not seen it."""
+    house = make_house(workers=0, clock=False, auth_failures_per_minute=30)
+    house.client().create("a", token="token-a")
+
+    wrong = [refused(Socket(house, f"wrong-{n}"))[0] for n in range(60)]
+
+    assert wrong == [401] * 30 + [429] * 30
+    assert opens(house, "token-a")
+    assert opens(house, API_KEY)
+
+
 def opens(house: House, key: str) -> bool:
     """Whether one more socket may be opened with it."""
     try:

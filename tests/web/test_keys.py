@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -52,6 +54,26 @@ def several(settings: Callable[..., Settings], application: Flask) -> Iterator[F
     )
     yield made.test_client()
     db.close()
+
+
+@contextmanager
+def watching(queries: list[str]) -> Iterator[None]:
+    """Notes the statements that peewee sends to the database."""
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if isinstance(record.msg, tuple):  # else about its connections
+                queries.append(record.msg[0].lower())
+
+    log, notes = logging.getLogger("peewee"), Notes()
+    level = log.level
+    log.addHandler(notes)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(notes)
 
 
 def test_no_route_answers_without_a_key(application: Flask, client: FlaskClient) -> None:
@@ -182,6 +204,55 @@ def test_after_too_many_wrong_keys_an_address_is_429_and_known_keys_go_on(
     ]
     assert (known.status_code, ask(API_KEY).status_code) == (200, 200)
     assert ask("another", "192.0.2.2").status_code == 401
+
+
+@pytest.mark.databases
+def test_a_right_token_passes_in_a_process_that_never_saw_it_after_sixty_wrong_ones(
+    settings: Callable[..., Settings], application: Flask
+) -> None:
+    """Two applications have the state of two web processes; all requests are from one address."""
+    first = application.test_client()
+    second = composition.create_app(settings(auth_failures_per_minute=30)).test_client()
+    for name in ("b", "c"):
+        made = {"instanceName": name, "token": f"token-{name}"}
+        first.post("/instance/create", json=made, headers={"apikey": API_KEY})
+    wrong = [
+        second.get("/lane", headers={"apikey": f"wrong-{n}"}).status_code for n in range(59)
+    ] + [second.get("/webhook/find/c", headers={"apikey": "token-b"}).status_code]
+
+    answers = [
+        second.post(
+            "/event/emit/b", json={"event": "CALL", "data": {}}, headers={"apikey": "token-b"}
+        ),
+        second.get("/webhook/find/c", headers={"apikey": "token-c"}),
+        second.get("/lane", headers={"apikey": API_KEY}),
+    ]
+    turned = first.post(
+        "/instance/rotateToken/b", json={"token": "token-d"}, headers={"apikey": "token-b"}
+    )
+
+    assert wrong == [401] * 30 + [429] * 30
+    assert [each.status_code for each in answers] == [202, 200, 200]
+    assert turned.status_code == 200
+    assert second.get("/webhook/find/b", headers={"apikey": "token-d"}).status_code == 200
+    assert second.get("/webhook/find/b", headers={"apikey": "token-b"}).status_code == 429
+
+
+@pytest.mark.databases
+@pytest.mark.parametrize("path_", ["/lane", "/webhook/find/b", "/instance/fetchInstances"])
+def test_a_wrong_key_beyond_the_limit_costs_one_small_query(
+    settings: Callable[..., Settings], application: Flask, path_: str
+) -> None:
+    client = composition.create_app(settings(auth_failures_per_minute=1)).test_client()
+    client.get(path_, headers={"apikey": "wrong"})
+    queries: list[str] = []
+
+    with watching(queries):
+        answer = client.get(path_, headers={"apikey": "wrong"})
+
+    assert answer.status_code == 429
+    assert len(queries) == 1
+    assert "subscription" not in queries[0]
 
 
 @pytest.mark.parametrize("path_", ["/lane", "/instance/fetchInstances", "/webhook/find/a"])

@@ -20,12 +20,12 @@ from markupsafe import escape
 
 from evoflask.errors import Forbidden, TooManyFailures, Unauthorized
 from evoflask.ids import random_id
-from evoflask.keyring import Key, Keyring
+from evoflask.keyring import Key, Keyring, digest
 from evoflask.web import parts
 from evoflask.web.auth import (
     address,
     caller_from_request,
-    find_key,
+    fail,
     key_of_request,
     unauthorized,
     visible,
@@ -147,16 +147,10 @@ def login() -> Response:
 def enter() -> Response:
     """The key, from the form: 303 to the page that was asked for, with the cookies; 401, or 429
     after too many wrong ones."""
-    try:
-        key, _ = find_key(request.form.get("key", "")[: MAX_KEY + 1])
-    except TooManyFailures as error:
-        refused = _form(429, "Too many wrong keys. Wait a minute, then try again.")
-        refused.headers["Retry-After"] = str(error.retry_after)
-        return refused
+    sha256 = digest(request.form.get("key", "")[: MAX_KEY + 1])
+    key = parts().keys.find(sha256)
     if key is None:
-        parts().door.failed(address(), time.monotonic())
-        log.warning("wrong key at the login of /rq/", extra={"address": address()})
-        return _form(401, "This is not a key for this page.")
+        return _refuse(sha256)
     cookie = sessions().issue(key, time.time())
     response = _to(_next())
     for name, value, hidden, path in (
@@ -174,6 +168,18 @@ def enter() -> Response:
             samesite="Strict",
         )
     return response
+
+
+def _refuse(sha256: str) -> Response:
+    """The form again, for a key that is not an operator's."""
+    try:
+        fail(sha256)
+    except TooManyFailures as error:
+        refused = _form(429, "Too many wrong keys. Wait a minute, then try again.")
+        refused.headers["Retry-After"] = str(error.retry_after)
+        return refused
+    log.warning("wrong key at the login of /rq/", extra={"address": address()})
+    return _form(401, "This is not a key for this page.")
 
 
 @bp.post("/logout")
