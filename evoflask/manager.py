@@ -47,7 +47,7 @@ class Accepted:
     subscriptions: Sequence[str]
     """Names of those it was routed to."""
     duplicate: bool = False
-    """Its id was accepted before: nothing was appended."""
+    """The id was accepted before with the same content: nothing was appended."""
 
 
 class Routes:
@@ -112,8 +112,9 @@ class EventManager:
     ) -> Accepted:
         """Accept one event. When it returns, the event is kept.
 
-        Raises `BadInput`, `NotFound`, and `Unavailable`: nothing was accepted, unless the
-        answer of Redis was lost; repeat it with the same `id`.
+        Raises `BadInput`, `NotFound`, `Conflict` (the `id` was accepted before with another event
+        or other data), and `Unavailable`: nothing was accepted, unless the answer of Redis was
+        lost; repeat it with the same `id`.
         """
         fields = {
             "event": event,
@@ -127,7 +128,10 @@ class EventManager:
             "integration": integration,
             "id": id,
         }
-        return self.accept(instanceName, [envelope.of(fields)], _everybody)[0]
+        accepted = self.accept(instanceName, [envelope.of(fields)], _everybody)[0]
+        if isinstance(accepted, Conflict):
+            raise accepted
+        return accepted
 
     def set_instance(self, instanceName: str, data: Mapping[str, Any]) -> State:
         """Configure several sinks; a missing `enabled` means true. See `Configuration`."""
@@ -135,8 +139,9 @@ class EventManager:
 
     # -- what the routes call ----------------------------------------------------------------
 
-    def accept(self, name: str, events: Sequence[Event], may: May) -> list[Accepted]:
-        """Accept events of one instance in one append: all of them, or none.
+    def accept(self, name: str, events: Sequence[Event], may: May) -> list[Accepted | Conflict]:
+        """Accept events of one instance in one append: all of them, or none. The place of an event
+        whose id was accepted before with other content has a `Conflict`; the others stand.
 
         Raises `NotFound`, `Unauthorized`, `TooFast`, `OutboxFull`, `OutboxDown`, `DatabaseDown`.
         """
@@ -157,7 +162,7 @@ class EventManager:
         wants to be told."""
         self._accept(OPERATOR, events, _everybody)
 
-    def _accept(self, name: str, events: Sequence[Event], may: May) -> list[Accepted]:
+    def _accept(self, name: str, events: Sequence[Event], may: May) -> list[Accepted | Conflict]:
         route = self._routes.get(name)
         for _ in range(3):
             if route is None or not may(route.token_sha256):
@@ -171,7 +176,9 @@ class EventManager:
             if answer.status == "ok":
                 self._ring(answer.bells)
                 return [
-                    Accepted(event.id, event.name, names, n in answer.duplicates)
+                    _conflict(event)
+                    if n in answer.conflicts
+                    else Accepted(event.id, event.name, names, n in answer.duplicates)
                     for n, (event, (_, names)) in enumerate(zip(events, plan, strict=True))
                 ]
             route = self._catch_up(name, route)
@@ -302,7 +309,16 @@ def _plan(
         way = ways[kind] = lanes, len(lanes) < len(rules), tuple(rule.name for rule in rules)
     lanes, ws, names = way
     to = _lanes(event, lanes)
-    return NewEntry(event.id, event.given, event.name, event.meta, event.data, to, ws), names
+    print_ = envelope.fingerprint(event) if event.given else b""
+    entry = NewEntry(event.id, event.given, event.name, event.meta, event.data, to, ws, print_)
+    return entry, names
+
+
+def _conflict(event: Event) -> Conflict:
+    return Conflict(
+        f'id: "{event.id}" was accepted before with another event or other data. '
+        "Send a new event under an id of its own."
+    )
 
 
 def _lanes(event: Event, rules: Sequence[Rule]) -> tuple[tuple[str, str], ...]:

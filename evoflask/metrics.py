@@ -74,6 +74,7 @@ def _events(totals: Totals) -> Iterator[Metric]:
         ("unwanted", "Events that were accepted and that nobody wanted."),
         ("limited", "Events refused because their instance sent more than it may a second."),
         ("duplicates", "Events whose id had been accepted before."),
+        ("conflicts", "Events refused because their id was accepted before with other content."),
     ):
         count = totals.counters.get(name, 0)
         yield CounterMetricFamily(f"evoflask_events_{name}", words, value=count)

@@ -483,7 +483,8 @@ class Settings:
         3_600,
         About(
             "IDEMPOTENCY_SECONDS",
-            "How long a caller's event id is remembered, so that its repeat appends nothing.",
+            "How long a caller's event id is remembered: a repeat appends nothing, other content "
+            "is refused.",
             whole(1, 604_800),
             "seconds",
         ),

@@ -2,6 +2,7 @@
 --
 --   config:<i>    hash    read: revision, edge          outbox:<i>       stream  + entries
 --   seen:<i>      zset    caller-given ids              body:<i>:<e>     string  + large bodies
+--   prints:<i>    hash    their fingerprints
 --   waiting:<s>   zset    + members                     lane:<s>         hash    books, date
 --   due:<sink>    zset    dates                         weight, weighing, oldest:<sink>, totals, aging
 --   awake:<sink>, rung:<sink>  strings                  wake:<sink>      channel
@@ -15,18 +16,21 @@
 --       seen ms, seen ids, retain entries, retain ms, soft share, hard share (of maxmemory),
 --       entries a lane, bytes a lane, the instance's name, lines of the feed,
 --       events a second (0: any number), how many may come at once,
---       then for each event: id, given (1|0), event, meta, data, size, to, websockets (1|0)
+--       then for each event: id, given (1|0), event, meta, data, size, to, websockets (1|0),
+--       fingerprint of event name and data, where the id was given
+--
+-- Answers {'ok', positions of repeats, sinks to ring, positions of conflicts}, or a refusal.
 
 local i, revision, epoch, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local bytes, inline = tonumber(ARGV[5]), tonumber(ARGV[6])
 local seen_ms, seen_ids = tonumber(ARGV[7]), tonumber(ARGV[8])
 local rate, burst = tonumber(ARGV[17]), tonumber(ARGV[18])
-local HEAD, STEP = 18, 8
+local HEAD, STEP = 18, 9
 
 local c = call('HMGET', P .. 'config:' .. i, 'revision', 'epoch', 'gone', 'ws', 'paid')
 if not c[1] or c[3] then return { 'unknown' } end
 if c[1] ~= revision or c[2] ~= epoch then return { 'stale' } end
-if not ARGV[HEAD + 1] then return { 'ok', {}, {} } end
+if not ARGV[HEAD + 1] then return { 'ok', {}, {}, {} } end
 
 -- The instance's rate, by the generic cell rate algorithm (ITU-T I.371): `paid` is the date up to
 -- which what came is paid for, and it may be so far ahead as a burst is long. One date for all
@@ -86,13 +90,29 @@ end
 
 if paid then call('HSET', P .. 'config:' .. i, 'paid', string.format('%.17g', paid)) end
 
-local duplicates, kept, accepted, given_ids = {}, 0, 0, 0
+-- A given id is a repeat, or a conflict: accepted before with another fingerprint. A date in
+-- `seen` that ends in half a millisecond has a fingerprint in `prints`. The release before wrote
+-- whole dates and knows no `prints`; an id of such a date counts as a repeat.
+local seen, prints = P .. 'seen:' .. i, P .. 'prints:' .. i
+local HALF = 0.5
+local fresh, dates, marks = {}, {}, {} -- ids of this call: fingerprints, arguments of ZADD, HSET
+
+local function print_of(id)
+  if fresh[id] then return fresh[id] end
+  local date = call('ZSCORE', seen, id)
+  local at = date and tonumber(date)
+  if not at or at <= NOW - seen_ms then return nil end
+  return at % 1 == HALF and call('HGET', prints, id) or ''
+end
+
+local duplicates, conflicts, kept, accepted = {}, {}, 0, 0
 local numbered, told, first, last = tonumber(c[4] or 0), 0, nil, nil
 for a = HEAD + 1, #ARGV, STEP do
-  local id, given, event, meta, data, size, to, ws = unpack(ARGV, a, a + 7)
-  local known = given == '1' and call('ZSCORE', P .. 'seen:' .. i, id)
-  if known and tonumber(known) > NOW - seen_ms then
-    duplicates[#duplicates + 1] = (a - HEAD - 1) / STEP
+  local id, given, event, meta, data, size, to, ws, mark = unpack(ARGV, a, a + 8)
+  local known = given == '1' and print_of(id)
+  if known then
+    local list = (known == '' or known == mark) and duplicates or conflicts
+    list[#list + 1] = (a - HEAD - 1) / STEP
   elseif to ~= '' or ws == '1' then
     local entry
     -- Of what websockets get, which one it is: a reader sees by it what it missed.
@@ -121,8 +141,9 @@ for a = HEAD + 1, #ARGV, STEP do
       l.bytes = l.bytes + tonumber(size)
     end
     if given == '1' then
-      call('ZADD', P .. 'seen:' .. i, NOW, id)
-      given_ids = given_ids + 1
+      fresh[id] = mark
+      dates[#dates + 1], dates[#dates + 2] = NOW + HALF, id
+      marks[#marks + 1], marks[#marks + 2] = id, mark
     end
     accepted = accepted + 1
   else
@@ -132,6 +153,7 @@ end
 if accepted > 0 then call('HINCRBY', P .. 'totals', 'accepted', accepted) end
 if unwanted > 0 then call('HINCRBY', P .. 'totals', 'unwanted', unwanted) end
 if #duplicates > 0 then call('HINCRBY', P .. 'totals', 'duplicates', #duplicates) end
+if #conflicts > 0 then call('HINCRBY', P .. 'totals', 'conflicts', #conflicts) end
 
 local bells, rung = {}, {}
 for _, s in ipairs(order) do
@@ -178,14 +200,33 @@ if kept > 0 then
     trim(i, tonumber(ARGV[9]), tonumber(ARGV[10]), math.min(kept + 8, 128))
   end
 end
-if given_ids > 0 and seen_ms > 0 then
-  call('PEXPIRE', P .. 'seen:' .. i, seen_ms)
-  local over = call('ZCARD', P .. 'seen:' .. i) - seen_ids
-  if over > 0 then call('ZREMRANGEBYRANK', P .. 'seen:' .. i, 0, over - 1) end
-  -- Those whose time is over: more than came, so that they become fewer whatever the batches.
-  local first = call('ZRANGE', P .. 'seen:' .. i, 0, given_ids + 1, 'WITHSCORES')
-  local past = 0
-  while first[past * 2 + 2] and tonumber(first[past * 2 + 2]) <= NOW - seen_ms do past = past + 1 end
-  if past > 0 then call('ZREMRANGEBYRANK', P .. 'seen:' .. i, 0, past - 1) end
+if #marks > 0 and seen_ms > 0 then
+  for n = 1, #marks, 1000 do
+    local last = math.min(n + 999, #marks)
+    call('ZADD', seen, unpack(dates, n, last))
+    call('HSET', prints, unpack(marks, n, last))
+  end
+  call('PEXPIRE', seen, seen_ms)
+  call('PEXPIRE', prints, seen_ms)
+  -- Forget the oldest: those beyond the count, and those whose time is over. More than came, so
+  -- that they become fewer by batches of any size.
+  local came = #marks / 2
+  local count = call('ZCARD', seen)
+  local past = math.min(math.max(count - seen_ids, 0), came + 1000)
+  local first = call('ZRANGE', seen, past, past + came + 1, 'WITHSCORES')
+  local old = 0
+  while first[old * 2 + 2] and tonumber(first[old * 2 + 2]) <= NOW - seen_ms do old = old + 1 end
+  past = past + old
+  for n = past, 1, -1000 do
+    local gone, ids = call('ZPOPMIN', seen, math.min(n, 1000)), {}
+    for g = 1, #gone, 2 do ids[#ids + 1] = gone[g] end
+    call('HDEL', prints, unpack(ids))
+  end
+  -- The release before forgets an id without its fingerprint: draw some, drop those without id.
+  if call('HLEN', prints) > count - past then
+    for _, id in ipairs(call('HRANDFIELD', prints, came + 16)) do
+      if not call('ZSCORE', seen, id) then call('HDEL', prints, id) end
+    end
+  end
 end
-return { 'ok', duplicates, bells }
+return { 'ok', duplicates, bells, conflicts }

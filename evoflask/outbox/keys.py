@@ -8,7 +8,9 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, ws, data
     evo:{pN}:body:<i>:<entry>  string   data above INLINE_BODY_BYTES; goes with its entry
     evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept, ws, paid, or gone
-    evo:{pN}:seen:<i>          zset     caller-given ids by when they were accepted
+    evo:{pN}:seen:<i>          zset     caller-given ids by when they were accepted; half a
+                                        millisecond is added where prints has the id (expires)
+    evo:{pN}:prints:<i>        hash     fingerprints of event name and data, by id (expires)
     evo:{pN}:waiting:<s>       zset     the lane: every entry not settled; 0 = new, else next try
     evo:{pN}:tries:<s>         hash     entries that failed: how often
     evo:{pN}:dying:<s>         hash     entries given up: tries and reason, until their letter

@@ -36,8 +36,8 @@ class Totals:
     """Counters since the Redis was made, over all partitions."""
 
     counters: Mapping[str, int]
-    """`accepted`, `unwanted`, `duplicates`, `disabled`, and by sink: `webhook:routed` and its
-    like."""
+    """`accepted`, `unwanted`, `duplicates`, `conflicts`, `disabled`, and by sink:
+    `webhook:routed` and its like."""
     oldest: Mapping[str, float]
     """Age in seconds of the oldest event that waits, by sink; only where one waits."""
     memory: Memory

@@ -79,6 +79,8 @@ class NewEntry:
     """(lane, order key as members carry it); empty when no lane wants it."""
     ws: bool = False
     """A websocket subscription wants it: it is kept for sockets though no lane may want it."""
+    print: bytes = b""
+    """Fingerprint of event name and data, where the id is the caller's."""
 
     @property
     def size(self) -> int:
@@ -115,11 +117,14 @@ class Appended:
     full: str = ""
     """memory: all are refused; share: these lanes weigh more than their share."""
     duplicates: frozenset[int] = frozenset()
-    """Positions in the call whose id was accepted before."""
+    """Positions in the call whose id was accepted before, with the same content as far as a
+    fingerprint was kept."""
     bells: Sequence[str] = ()
     """Sinks that nobody drains: ring for them."""
     wait: float = 0
     """limited: seconds until the same call would pass."""
+    conflicts: frozenset[int] = frozenset()
+    """Positions in the call whose id was accepted before with other content."""
 
 
 def _read_append(answer: Any) -> Appended:
@@ -130,7 +135,12 @@ def _read_append(answer: Any) -> Appended:
         return Appended(status, wait=int(answer[1]) / 1000)
     if status != "ok":
         return Appended(status)
-    return Appended(status, "", frozenset(answer[1]), [_text(b) for b in answer[2]])
+    return Appended(
+        status,
+        duplicates=frozenset(answer[1]),
+        bells=[_text(b) for b in answer[2]],
+        conflicts=frozenset(answer[3]),
+    )
 
 
 def append(
@@ -169,6 +179,7 @@ def append(
     for e in entries:
         to = " ".join(f"{lane}:{key}" for lane, key in e.to)
         args += (e.id, "1" if e.given else "0", e.event, e.meta, e.data, e.size, to, int(e.ws))
+        args.append(e.print)
     return _call("append", partition, args, _read_append)
 
 

@@ -8,6 +8,7 @@ answer says how far it came.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -16,7 +17,14 @@ from flask.typing import ResponseReturnValue
 
 from evoflask import envelope, explain, traces
 from evoflask.envelope import Event
-from evoflask.errors import BadInput, EvoflaskError, NotFound, TooLarge, Unauthorized
+from evoflask.errors import (
+    BadInput,
+    Conflict,
+    EvoflaskError,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+)
 from evoflask.explain import Explained, Told
 from evoflask.manager import Accepted, May
 from evoflask.schemas import answers
@@ -41,12 +49,14 @@ NDJSON = "application/x-ndjson"
     example=EMIT_EXAMPLE,
     other_bodies={NDJSON: Text(NDJSON)},
     bad=answers.Refused,
+    errors=(409,),
     headers={"traceparent": "A W3C trace, which the deliveries go on with."},
 )
 def emit(instance: str) -> ResponseReturnValue:
     """Hands in one event, an array of them, or NDJSON.
 
-    202 once the outbox holds it; 200 for an id that was accepted before."""
+    202 once the outbox holds it. 200 for an id that was accepted before with the same event name
+    and the same bytes of `data`; 409 for an id that was accepted before with other content."""
     caller = caller_from_request()
     may = caller.may
     if caller.token_sha256 is None:
@@ -62,6 +72,8 @@ def emit(instance: str) -> ResponseReturnValue:
         _check_count(len(elements))
         return _many(instance, iter(elements), may)
     accepted = parts().manager.accept(instance, [envelope.parse(body)], may)[0]
+    if isinstance(accepted, Conflict):
+        raise accepted
     return _json(_row(accepted), 200 if accepted.duplicate else 202)
 
 
@@ -129,6 +141,15 @@ def _row(accepted: Accepted) -> dict[str, Any]:
     }
 
 
+def _rejected(error: EvoflaskError) -> dict[str, Any]:
+    """An element of a batch that was not taken."""
+    return {
+        "status": error.status,
+        "error": HTTPStatus(error.status).phrase,
+        "message": list(error.messages),
+    }
+
+
 def _check_count(count: int) -> None:
     limit = parts().settings.max_batch
     if count > limit:
@@ -180,11 +201,7 @@ class _Batch:
         try:
             event = envelope.parse(body)
         except BadInput as error:
-            self.results[position] = {
-                "status": 400,
-                "error": "Bad Request",
-                "message": list(error.messages),
-            }
+            self.results[position] = _rejected(error)
             return
         if self._waiting and self._full(event):
             self.flush()
@@ -200,8 +217,11 @@ class _Batch:
         events = [event for _, event in self._waiting]
         accepted = parts().manager.accept(self._instance, events, self._may)
         for (position, _), row in zip(self._waiting, accepted, strict=True):
-            self.results[position] = _row(row)
-        self.accepted += len(accepted)
+            if isinstance(row, Conflict):
+                self.results[position] = _rejected(row)
+            else:
+                self.results[position] = _row(row)
+                self.accepted += 1
         self._waiting, self._bytes = [], 0
 
     def answer(self, error: EvoflaskError | None) -> ResponseReturnValue:

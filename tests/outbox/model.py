@@ -288,7 +288,9 @@ class World:
             data = b'"%s"' % (b"x" * self.luck.choice([1, 60]))
             given = self.luck.random() < 0.5
             ws = self.luck.random() < 0.3
-            entries.append(NewEntry(event_id, given, "CALL", b"{}", data, tuple(to.items()), ws))
+            routed = tuple(to.items())
+            mark = event_id.encode() if given else b""
+            entries.append(NewEntry(event_id, given, "CALL", b"{}", data, routed, ws, mark))
             plan.append((event_id, to))
         told = sum(entry.ws for entry in entries)
         if self.luck.random() < 0.1:
@@ -309,6 +311,10 @@ class World:
             again = [e for e in entries if e.given and (e.to or e.ws)]
             answer = self.outbox.run(verbs.append(P, i.i, i.revision, EPOCH, again, self.limits))
             assert answer.duplicates == frozenset(range(len(again)))
+            self.check_feed(i, 0)
+            other = [replace(e, print=b"other") for e in again]
+            answer = self.outbox.run(verbs.append(P, i.i, i.revision, EPOCH, other, self.limits))
+            assert answer.conflicts == frozenset(range(len(other)))
             self.check_feed(i, 0)
 
     def pay(self, i: Instance, n: int) -> float:
@@ -805,6 +811,10 @@ class World:
 
     def check_nothing_left(self) -> None:
         left = [k.decode() for k in self.redis.scan_iter(f"{PRE}*")]
+        for i in self.instances:
+            ids = self.redis.zrange(f"{PRE}seen:{i}", 0, -1)
+            assert sorted(self.redis.hkeys(f"{PRE}prints:{i}")) == sorted(ids)
+            assert len(ids) <= self.limits.seen_ids
         for gone in self.deleted | self.deleted_lanes:
             assert [k for k in left if gone in k and k != f"{PRE}config:{gone}"] == []
         for z in ("due", "alone", "oldest"):

@@ -23,8 +23,8 @@ def outbox(redis_client: redis.Redis) -> Outbox:
     return box
 
 
-def entry(n: int, *, given: bool = False, data: bytes = b"{}") -> NewEntry:
-    return NewEntry(f"id{n}", given, "CALL", b"{}", data, (("s1", "-"),))
+def entry(n: int, *, given: bool = False, data: bytes = b"{}", mark: bytes = b"a") -> NewEntry:
+    return NewEntry(f"id{n}", given, "CALL", b"{}", data, (("s1", "-"),), print=mark)
 
 
 def append(outbox: Outbox, *entries: NewEntry, **limits: float) -> verbs.Appended:
@@ -148,6 +148,72 @@ def test_what_is_beyond_the_window_of_ids_is_forgotten_oldest_first(outbox: Outb
     answer = append(outbox, entry(0, given=True), entry(4, given=True), seen_ids=3)
 
     assert answer.duplicates == {1}
+
+
+def test_a_fingerprint_goes_with_its_id(outbox: Outbox, redis_client: redis.Redis) -> None:
+    seen, prints = keys.of(0, "seen:i1"), keys.of(0, "prints:i1")
+    for start in range(0, 60, 20):
+        append(outbox, *(entry(start + n, given=True) for n in range(20)), seen_ids=30)
+
+    assert sorted(redis_client.hkeys(prints)) == sorted(redis_client.zrange(seen, 0, -1))
+    assert redis_client.hlen(prints) == 30
+    assert min(redis_client.pttl(prints), redis_client.pttl(seen)) > 0
+
+    append(outbox, *(entry(100 + n, given=True) for n in range(5)), seen_ids=4)
+    assert sorted(redis_client.hkeys(prints)) == sorted(redis_client.zrange(seen, 0, -1))
+    assert redis_client.hlen(prints) == 4
+
+    outbox.run(verbs.configure(0, "i1", 2, "e1", [], deleted=True))
+    assert redis_client.exists(seen, prints) == 0
+
+
+def test_fingerprints_whose_ids_the_release_before_forgot_are_bounded_and_judge_nothing(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    """Its append removes ids from `seen`, adds them with whole dates, and knows no `prints`."""
+    seen, prints = keys.of(0, "seen:i1"), keys.of(0, "prints:i1")
+    append(outbox, *(entry(n, given=True) for n in range(200)))
+    date = int(redis_client.zscore(seen, "id0") or 0)
+    redis_client.zremrangebyrank(seen, 0, 189)
+    redis_client.zadd(seen, {"id0": date})
+
+    again = append(outbox, entry(0, given=True, mark=b"other"))
+    for n in range(200, 250):
+        append(outbox, entry(n, given=True))
+
+    assert (again.duplicates, again.conflicts) == ({0}, frozenset())
+    assert redis_client.hlen(prints) <= redis_client.zcard(seen)
+    assert append(outbox, entry(249, given=True, mark=b"other")).conflicts == {0}
+
+
+def test_the_release_before_takes_what_this_one_stored_for_repeats(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    """It asks if the date of an id is younger than so many milliseconds."""
+    before = redis_client.time()
+    append(outbox, entry(0, given=True))
+
+    date = redis_client.zscore(keys.of(0, "seen:i1"), "id0")
+
+    assert date is not None
+    assert date % 1 == 0.5
+    assert date >= before[0] * 1000 + before[1] // 1000
+
+
+def test_a_conflict_costs_nothing_of_the_rate_and_moves_no_book(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    allowed = {"events_per_second": 0.1, "burst": 2}
+    append(outbox, entry(0, given=True), **allowed)
+
+    answer = append(
+        outbox, entry(0, given=True, mark=b"b"), entry(1), entry(0, given=True), **allowed
+    )
+
+    assert (answer.status, answer.duplicates, answer.conflicts) == ("ok", {2}, {0})
+    assert outbox.run(verbs.look(0, ["s1"]))[0].count("routed") == 2
+    totals = redis_client.hgetall(keys.of(0, "totals"))
+    assert (totals[b"accepted"], totals[b"duplicates"], totals[b"conflicts"]) == (b"2", b"1", b"1")
 
 
 def test_events_beyond_an_instances_rate_are_refused_whole_and_told_when_they_may_come(

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import redis
+from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.web.conftest import GLOBAL, Request
+from evoflask.errors import Conflict
+from tests.web.conftest import GLOBAL, Dump, Request
 
 EMIT = "/event/emit/a"
 CALL = {"event": "CALL", "data": {"from": "1"}}
@@ -117,12 +119,63 @@ def test_a_repeated_id_is_200_and_appends_nothing(
     call: Request, instance: str, entries: Entries
 ) -> None:
     first = call("POST", EMIT, {**CALL, "id": "mine"})
-    again = call("POST", EMIT, {**CALL, "id": "mine", "data": {"other": 1}})
+    again = call("POST", EMIT, {**CALL, "id": "mine"})
 
     assert (first.status_code, again.status_code) == (202, 200)
     assert first.get_json()["duplicate"] is False
     assert again.get_json() == first.get_json() | {"duplicate": True}
     assert [entry["id"] for entry in entries()] == ["mine"]
+
+
+def test_a_repeat_may_spell_its_event_otherwise_and_renew_all_but_its_data(
+    call: Request, instance: str, entries: Entries
+) -> None:
+    call("POST", EMIT, {**CALL, "id": "mine", "dateTime": "then", "sender": "a"})
+
+    again = call("POST", EMIT, {**CALL, "id": "mine", "event": "call", "dateTime": "now"})
+
+    assert (again.status_code, again.get_json()["duplicate"]) == (200, True)
+    assert len(entries()) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"data": {"from": "2"}}, {"event": "QRCODE_UPDATED"}, {"data": None}, {"data": {"from": 1}}],
+    ids=str,
+)
+def test_an_id_that_was_accepted_with_other_content_is_409_and_changes_nothing(
+    call: Request, instance: str, dump: Dump, redis_client: redis.Redis, other: dict[str, Any]
+) -> None:
+    call("PUT", "/subscription/a/webhook", {"events": []})
+    call("POST", EMIT, {**CALL, "id": "mine"})
+    redis_client.hset("evo:{p0}:totals", "conflicts", 0)
+    before = dump()
+
+    answer = call("POST", EMIT, {**CALL, "id": "mine", **other})
+    redis_client.hset("evo:{p0}:totals", "conflicts", 0)
+
+    assert answer.status_code == 409
+    assert (answer.get_json()["status"], answer.get_json()["error"]) == (409, "Conflict")
+    (sentence,) = answer.get_json()["response"]["message"]
+    assert sentence.startswith('id: "mine" ')
+    assert dump() == before
+    assert call("POST", EMIT, {**CALL, "id": "mine"}).status_code == 200
+
+
+def test_the_bytes_of_data_are_compared_and_not_what_they_mean(
+    client: FlaskClient, instance: str
+) -> None:
+    def emit(data: bytes) -> int:
+        body = b'{"event":"CALL","id":"mine","data":' + data + b"}"
+        answer = client.post(EMIT, data=body, content_type="application/json", headers=GLOBAL)
+        return answer.status_code
+
+    assert [emit(data) for data in (b'{"a":1}', b'{"a":1}', b'{"a": 1}', b'{"a":1.0}')] == [
+        202,
+        200,
+        409,
+        409,
+    ]
 
 
 def test_a_repeat_within_one_batch_is_told_by_its_place(
@@ -134,6 +187,95 @@ def test_a_repeat_within_one_batch_is_told_by_its_place(
 
     assert [row["duplicate"] for row in answer.get_json()["results"]] == [False, False, True]
     assert len(entries()) == 2
+
+
+@pytest.mark.parametrize("how", ["array", "lines"])
+def test_an_element_whose_id_has_other_content_is_rejected_alone(
+    call: Request, client: FlaskClient, instance: str, entries: Entries, how: str
+) -> None:
+    call("POST", EMIT, {**CALL, "id": "before"})
+    batch = [
+        {**CALL, "id": "before", "data": 2},
+        {**CALL, "id": "new", "data": 3},
+        {**CALL, "id": "new", "data": 4},
+        {**CALL, "id": "new", "data": 3},
+        {**CALL, "id": "before"},
+    ]
+
+    answer = call("POST", EMIT, batch) if how == "array" else lines(client, *batch)
+
+    body = answer.get_json()
+    assert answer.status_code == 202
+    assert (body["accepted"], body["rejected"]) == (3, 2)
+    rows = body["results"]
+    assert [row.get("status") for row in rows] == [409, None, 409, None, None]
+    assert [row.get("duplicate") for row in rows] == [None, False, None, True, True]
+    assert rows[0]["error"] == "Conflict"
+    assert rows[0]["message"][0].startswith('id: "before" ')
+    assert [(entry["id"], entry["data"]) for entry in entries()][1:] == [("new", "3")]
+
+
+def test_an_id_is_compared_across_the_chunks_of_a_batch(
+    call: Request, instance: str, entries: Entries
+) -> None:
+    batch = [{**CALL, "id": f"n{n % 200}", "data": n // 400} for n in range(500)]
+
+    rows = call("POST", EMIT, batch).get_json()["results"]
+
+    assert [row.get("duplicate") for row in rows[:400]] == [False] * 200 + [True] * 200
+    assert [row.get("status") for row in rows[400:]] == [409] * 100
+    assert len(entries()) == 200
+
+
+def test_a_batch_of_nothing_but_other_content_is_400_with_results(
+    call: Request, instance: str
+) -> None:
+    call("POST", EMIT, {**CALL, "id": "mine"})
+
+    answer = call("POST", EMIT, [{**CALL, "id": "mine", "data": 2}])
+
+    assert answer.status_code == 400
+    assert [row["status"] for row in answer.get_json()["results"]] == [409]
+
+
+def test_an_id_that_the_release_before_stored_counts_as_repeated_whatever_comes(
+    call: Request, instance: str, entries: Entries, redis_client: redis.Redis
+) -> None:
+    """It stored the date alone, in whole milliseconds."""
+    call("POST", EMIT, {**CALL, "id": "mine"})
+    (seen,) = redis_client.keys("evo:*:seen:*")
+    redis_client.zadd(seen, {"mine": int(redis_client.zscore(seen, "mine") or 0)})
+    redis_client.delete(*redis_client.keys("evo:*:prints:*"))
+
+    answer = call("POST", EMIT, {**CALL, "id": "mine", "data": 2})
+
+    assert (answer.status_code, answer.get_json()["duplicate"]) == (200, True)
+    assert len(entries()) == 1
+
+
+def test_an_event_that_nobody_wanted_takes_no_id(
+    call: Request, instance: str, entries: Entries
+) -> None:
+    """Nothing of it was kept, so its id repeats nothing."""
+    unwanted = call("POST", EMIT, {**CALL, "event": "QRCODE_UPDATED", "id": "mine"})
+
+    wanted = call("POST", EMIT, {**CALL, "id": "mine"})
+
+    assert (unwanted.status_code, wanted.status_code) == (202, 202)
+    assert wanted.get_json()["duplicate"] is False
+    assert len(entries()) == 1
+
+
+def test_python_raises_conflict_for_an_id_with_other_content(
+    application: Flask, instance: str, entries: Entries
+) -> None:
+    manager = application.extensions["evoflask"].manager
+    manager.emit("a", "CALL", {"n": 1}, id="mine")
+
+    assert manager.emit("a", "call", {"n": 1}, id="mine").duplicate
+    with pytest.raises(Conflict, match='id: "mine"'):
+        manager.emit("a", "CALL", {"n": 2}, id="mine")
+    assert len(entries()) == 1
 
 
 def test_an_event_that_nobody_wants_is_202_with_an_empty_list_and_not_kept(
