@@ -46,9 +46,11 @@ SLOWEST = 5.0
 STEADY = 20.0
 """After so many seconds a process counts as well again."""
 
+LOOPBACK = "127.0.0.0/8,::1/128"
+
 DEFAULTS = {
     "WEB_HOST": "127.0.0.1",
-    "WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8,::1/128",
+    "WEBHOOK_ALLOW_NETWORKS": LOOPBACK,
     "PYTHONUNBUFFERED": "1",
 }
 """Variables that `make run` sets where the environment does not."""
