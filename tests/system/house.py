@@ -33,13 +33,14 @@ import requests
 
 from evoflask.dev.process import Process, free_port, wait_for
 from evoflask.dev.redis_server import RedisServer
-from evoflask.dev.supervisor import LOOPBACK, read_procfile
+from evoflask.dev.supervisor import read_procfile
 from evoflask.outbox import LaneView, Outbox, connect, verbs
 from tests.conftest import ENCRYPTION_KEY
 from tests.system.store import Store, usual
 
 ROOT = Path(__file__).resolve().parents[2]
 API_KEY = "test-key-of-the-house"
+LOOPBACK = "127.0.0.0/8,::1/128"
 STARTED = {"web": "Booting worker", "worker": "worker started", "clock": "clock started"}
 """What a process writes when it has begun."""
 Name = tuple[str, int]
