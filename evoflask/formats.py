@@ -169,6 +169,29 @@ FORMATS: dict[str, type[Format]] = {"standard": Standard}
 """What a subscription's `format` may say."""
 
 
+OVERSIZE_HINT = 'set "oversize": "reference" to get its id and size instead'
+"""The way out that each sink names when it rejects an event as too large."""
+
+
+def reference(instance: str, event: Event, size: int) -> bytes:
+    """Return the body that replaces one of `size` bytes that its sink does not take.
+
+    A receiver fetches the event by `GET /event/<instance>/<id>` while it is retained.
+    """
+    marks = {event.mark: True} if event.mark else {}
+    return orjson.dumps(
+        {
+            "event": event.event,
+            "instance": instance,
+            "id": event.event_id,
+            "size": size,
+            "oversize": True,
+            "timestamp": event.date_time or utc(event.at),
+            **marks,
+        }
+    )
+
+
 def with_path(url: str, path: str) -> str:
     """`path` below the URL's own path, whatever its slashes; query kept, fragment dropped."""
     scheme, netloc, own, query, _ = urlsplit(url)

@@ -25,9 +25,17 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evoflask.dev.process import die_with_parent
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+AGAIN_SECONDS = 1.0
+"""Pause before a client that failed is started again."""
+LARGEST_MESSAGE = 32 * 1024 * 1024
+"""Bytes of a websocket message; an event may have 16 MB, and the library takes 1 MiB by default."""
 
 _LOCK = threading.Lock()
 
@@ -132,7 +140,8 @@ async def watch_pusher(server: Sequence[Any], channels: Sequence[str]) -> None:
 
     host, port, key = server
 
-    async with websockets.connect(f"ws://{host}:{port}/app/{key}?protocol=7") as socket:
+    url = f"ws://{host}:{port}/app/{key}?protocol=7"
+    async with websockets.connect(url, max_size=LARGEST_MESSAGE) as socket:
         for channel in channels:
             subscribe = {"event": "pusher:subscribe", "data": {"channel": channel}}
             await socket.send(json.dumps(subscribe))
@@ -151,40 +160,56 @@ async def watch_pusher(server: Sequence[Any], channels: Sequence[str]) -> None:
 
 
 async def watch_websocket(server: Sequence[str], instances: Sequence[str]) -> None:
-    """Joins the instances, and goes on where it was when it has to connect again. `server`: its
-    URL and a key."""
+    """Join the instances, and resume at the last cursor a second after a lost connection.
+
+    `server`: its URL and a key.
+    """
     import websockets
 
     url, key = server
-
     cursors: dict[str, str] = {}
-    async for socket in websockets.connect(url, additional_headers={"apikey": key}):
+    while True:
         try:
-            for instance in instances:
-                after = {"after": cursors[instance]} if instance in cursors else {}
-                join = {"action": "join-instance", "instance": instance, **after}
-                await socket.send(json.dumps(join))
-            show({"watching": "websocket"})
-            async for text in socket:
-                message = json.loads(text)
-                if "cursor" in message:
-                    cursors[message["instance"]] = message["cursor"]
-                if message["type"] == "evolution-event":
-                    arrived("websocket", text)
-        except websockets.ConnectionClosed:
-            continue
+            async with websockets.connect(
+                url, additional_headers={"apikey": key}, max_size=LARGEST_MESSAGE
+            ) as socket:
+                await _follow(socket, instances, cursors)
+        except (OSError, websockets.WebSocketException) as error:
+            complain("websocket", error)
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _follow(
+    socket: ClientConnection, instances: Sequence[str], cursors: dict[str, str]
+) -> None:
+    """Show events until the connection ends. Keep the last cursor of each instance."""
+    for instance in instances:
+        after = {"after": cursors[instance]} if instance in cursors else {}
+        await socket.send(json.dumps({"action": "join-instance", "instance": instance, **after}))
+    show({"watching": "websocket"})
+    async for text in socket:
+        message = json.loads(text)
+        if "cursor" in message:
+            cursors[message["instance"]] = message["cursor"]
+        if message["type"] == "evolution-event":
+            arrived("websocket", text)
+
+
+def complain(name: str, error: Exception) -> None:
+    """Write one line to stderr."""
+    print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 def forever(name: str, work: Callable[[], object]) -> None:
-    """Again a second after it broke; says why."""
+    """Start the work again a second after it failed, and write why."""
     while True:
         try:
             result = work()
             if asyncio.iscoroutine(result):
                 asyncio.run(result)
         except Exception as error:
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        time.sleep(1)
+            complain(name, error)
+        time.sleep(AGAIN_SECONDS)
 
 
 def main(config: dict[str, Any]) -> None:

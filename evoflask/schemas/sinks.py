@@ -87,12 +87,22 @@ class Rabbitmq(Common):
     mandatory = Flag(allow_none=True, load_default=True)
 
 
+def oversize() -> fields.String:
+    """Make the field that says what happens to an event that is too large for its sink."""
+    return fields.String(
+        allow_none=True,
+        load_default="reject",
+        validate=validate.OneOf(("reject", "reference")),
+    )
+
+
 class Nats(Common):
     """A subject; `{instance}` and `{event}` in it are filled in."""
 
     subject = fields.String(allow_none=True, load_default="evolution.events", validate=subject)
     jetstream = Flag(allow_none=True, load_default=True)
     createStream = Flag(allow_none=True, load_default=False)
+    oversize = oversize()
 
 
 def guarantee(sink: str, settings: Mapping[str, Any]) -> str | None:
@@ -116,6 +126,7 @@ class Sqs(Common):
     )
     accessKeyId = fields.String(allow_none=True, load_default=None, validate=WORD)
     secretAccessKey = fields.String(allow_none=True, load_default=None, validate=WORD)
+    oversize = oversize()
 
 
 class Pusher(Common):
@@ -139,11 +150,7 @@ class Pusher(Common):
         ),
     )
     useTLS = Flag(allow_none=True, load_default=True)
-    oversize = fields.String(
-        allow_none=True,
-        load_default="reject",
-        validate=validate.OneOf(("reject", "reference")),
-    )
+    oversize = oversize()
 
 
 SCHEMAS: Final[Mapping[str, Common]] = {

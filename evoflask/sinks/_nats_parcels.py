@@ -40,6 +40,8 @@ class Destination:
     template: str
     jetstream: bool
     create: bool
+    reference: bool = False
+    """Send a reference to an event that is too large, instead of rejecting it."""
     subjects: dict[str, str] = field(default_factory=dict)
 
     def subject_of(self, event: str) -> str:
@@ -62,22 +64,19 @@ class Parcel:
     error, or nothing in time."""
 
     __slots__ = (
-        "answer", "attempt", "body", "copy", "destination", "error", "headers", "sent", "sid",
-        "subject",
+        "answer", "attempt", "body", "copy", "delivery", "destination", "error", "headers",
+        "is_reference", "sent", "sid", "subject",
     )  # fmt: skip
 
     def __init__(
         self, subject: str, body: bytes, delivery: Delivery, destination: Destination
     ) -> None:
         self.subject = subject
-        self.body = body
-        self.headers = {"Nats-Msg-Id": _message_id(delivery), **_FIXED_HEADERS}
-        if delivery.mark:
-            self.headers[f"webhook-{delivery.mark}"] = "true"
-        keys = delivery.target.keys
-        self.headers |= signing.headers(keys, delivery.event_id, int(time.time()), body)
         self.destination = destination
         self.sid = delivery.target.sid
+        self.delivery = delivery
+        self.is_reference = False
+        self._write(body)
         self.sent = False
         self.attempt: Attempt | None = None
         self.answer: bytes | None = None
@@ -85,10 +84,43 @@ class Parcel:
         self.copy: tuple[str, int] | None = None
         """Stream and number of the message that this one is said to repeat."""
 
+    def _write(self, body: bytes) -> None:
+        self.body, event_id = body, self.delivery.event_id
+        self.headers = {"Nats-Msg-Id": _message_id(self.delivery), **_FIXED_HEADERS}
+        if self.delivery.mark:
+            self.headers[f"webhook-{self.delivery.mark}"] = "true"
+        keys = self.delivery.target.keys
+        self.headers |= signing.headers(keys, event_id, int(time.time()), body)
+
+    def refer(self) -> bool:
+        """Replace a body that is too large by a reference, once, if the subscription wants it.
+
+        Return True if the body was replaced.
+        """
+        if self.is_reference or not self.destination.reference:
+            return False
+        self._write(self._reference())
+        self.is_reference = True
+        return True
+
+    def says(self, body: bytes) -> bool:
+        """Return True if a stored body is this message's, or the reference to its event."""
+        return body == self.body or (self.destination.reference and body == self._reference())
+
+    def _reference(self) -> bytes:
+        if self.is_reference:
+            return self.body
+        instance = self.delivery.target.instance
+        return formats.reference(instance, self.delivery, len(self.body))
+
     def forget(self) -> None:
         """What came of it, before it is sent again."""
         self.sent = False
         self.attempt = self.answer = self.error = self.copy = None
+
+    def is_over(self, most: int) -> bool:
+        """Return True if the message has more than `most` bytes. Cheap for small bodies."""
+        return len(self.body) + 1024 > most and self.size > most
 
     @property
     def size(self) -> int:
@@ -161,7 +193,7 @@ class Carrier(Link):
     async def _publish(self, parcel: Parcel, wait: _Wait) -> None:
         """Does not wait: nats-py's writer takes it from here."""
         most = self.client.max_payload
-        if len(parcel.body) + 1024 > most and parcel.size > most:
+        if parcel.is_over(most) and not (parcel.refer() and not parcel.is_over(most)):
             parcel.attempt = _too_large(parcel.size, most)
             return
         reply = ""
@@ -244,7 +276,10 @@ class Carrier(Link):
 
 def _too_large(size: int, most: int) -> Attempt:
     """Sending it would end the connection. Pure."""
-    detail = f"the message has {size} bytes with its headers, and the server takes {most}"
+    detail = (
+        f"the message has {size} bytes with its headers, and the server takes {most}; "
+        f"{formats.OVERSIZE_HINT}"
+    )
     return Attempt(Outcome.REJECTED, "too-large", detail)
 
 

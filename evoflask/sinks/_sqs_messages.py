@@ -39,6 +39,8 @@ class Destination:
     url: str = ""
     host: str = ""
     fifo: bool = False
+    reference: bool = False
+    """Send a reference to an event that is too large, instead of rejecting it."""
     client: ClientKey = field(default_factory=lambda: ClientKey("", "", 1.0, None))
     keys: tuple[str, str] | None = None
     """The subscription's own access key id and secret."""
@@ -57,26 +59,21 @@ class Destination:
         if self.fault is not None:
             return self.fault
         body = _allowed(self.format.body(delivery))
-        constant, size = self._attributes_of(delivery.event)
-        marks = _MARKS[delivery.mark]
-        size += len(body) + len(delivery.event_id) + _ID_BYTES + len(marks) * _MARK_BYTES
-        signed = signing.headers(delivery.target.keys, delivery.event_id, int(time.time()), body)
-        size += sum(len(name) + len("String") + len(text) for name, text in signed.items())
+        attributes, size = self._attributes(delivery, body)
+        if size > MAX_BYTES and self.reference:
+            body = formats.reference(self.instance, delivery, len(body))
+            attributes, size = self._attributes(delivery, body)
         if size > MAX_BYTES:
             return Attempt(
                 Outcome.REJECTED,
                 "too-large",
-                f"the message has {size} bytes with its attributes, SQS takes {MAX_BYTES}",
+                f"the message has {size} bytes with its attributes, SQS takes {MAX_BYTES}; "
+                f"{formats.OVERSIZE_HINT}",
             )
         entry: dict[str, Any] = {
             "Id": str(at),
             "MessageBody": body.decode(),
-            "MessageAttributes": {
-                **constant,
-                "id": _string(delivery.event_id),
-                **marks,
-                **{name: _string(text) for name, text in signed.items()},
-            },
+            "MessageAttributes": attributes,
         }
         if self.fifo:
             entry["MessageGroupId"] = group_id(self.instance, delivery.key)
@@ -84,6 +81,16 @@ class Destination:
                 self.instance, delivery.event_id, delivery.again
             )
         return Message(self, at, entry, size, body)
+
+    def _attributes(self, delivery: Delivery, body: bytes) -> tuple[dict[str, Any], int]:
+        """Return the message attributes, and the bytes of the message as SQS counts them."""
+        constant, size = self._attributes_of(delivery.event)
+        marks = _MARKS[delivery.mark]
+        size += len(body) + len(delivery.event_id) + _ID_BYTES + len(marks) * _MARK_BYTES
+        signed = signing.headers(delivery.target.keys, delivery.event_id, int(time.time()), body)
+        size += sum(len(name) + len("String") + len(text) for name, text in signed.items())
+        strings = {name: _string(text) for name, text in signed.items()}
+        return {**constant, "id": _string(delivery.event_id), **marks, **strings}, size
 
     def _attributes_of(self, event: str) -> tuple[dict[str, Any], int]:
         found = self.attributes.get(event)
@@ -132,6 +139,7 @@ def prepare(target: Target, settings: Settings) -> Destination:
         format=formats.FORMATS[target.format](target.instance),
     )
     own = target.settings
+    found.reference = own.get("oversize") == "reference"
     try:
         queue = aws.read_queue(str(own.get("queueUrl") or ""), settings.sqs_endpoint_url)
     except aws.NotAQueue as error:

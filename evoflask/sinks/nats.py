@@ -149,6 +149,7 @@ class NatsSink(Sink):
             template=config["subject"],
             jetstream=config.get("jetstream", True),
             create=config.get("createStream", False),
+            reference=config.get("oversize") == "reference",
         )
         self._destinations.pop(target.sid, None)
         if len(self._destinations) >= CACHED:
@@ -238,14 +239,19 @@ def _explain(link: Carrier | None, error: Exception, *, sent: bool) -> Attempt:
 
 
 async def _mend(link: Carrier, parcels: Sequence[Parcel], end: float) -> None:
-    """What a first answer leaves open: no stream, or a duplicate of something else. Sent again
-    is only what the stream has not taken."""
+    """Send again what the stream did not take and can take otherwise.
+
+    That is a message without a stream, a duplicate of another one, or one too large that may
+    become a reference.
+    """
     lacking = [each for each in parcels if each.attempt and each.attempt.code == "no-stream"]
     if lacking:
         await _provide(link, lacking, end)
     for each in parcels:
         if each.copy is not None and not await _is_same(link, each, end):
             each.headers["Nats-Msg-Id"] += f"/{each.sid}"
+            each.attempt = None
+        elif each.attempt and each.attempt.code in _STREAM_LIMITS and each.refer():
             each.attempt = None
     again = [each for each in parcels if each.attempt is None]
     for each in again:
@@ -300,8 +306,10 @@ async def _create(link: Carrier, template: str, end: float) -> Attempt | None:
 
 
 async def _is_same(link: Carrier, parcel: Parcel, end: float) -> bool:
-    """Whether a stream has this very message under its id. One that cannot be looked at
-    is taken for it, as the stream said."""
+    """Return True if the stream has this message, or its reference, under its id.
+
+    A stored message that cannot be read counts as this one, as the stream said.
+    """
     assert parcel.copy is not None
     stream, number = parcel.copy
     left = max(0.001, end - asyncio.get_running_loop().time())
@@ -309,7 +317,7 @@ async def _is_same(link: Carrier, parcel: Parcel, end: float) -> bool:
         kept = await link.client.jetstream(timeout=left).get_msg(stream, number)
     except Exception:
         return True
-    return (kept.subject, kept.data) == (parcel.subject, parcel.body)
+    return kept.subject == parcel.subject and parcel.says(kept.data or b"")
 
 
 # What an ending means
@@ -331,6 +339,7 @@ def read_answer(data: bytes) -> tuple[Attempt, tuple[str, int] | None]:
 
 _TOO_LARGE = frozenset({10054, 10097})
 """JetStream's numbers: a message, or its headers, beyond what the stream takes."""
+_STREAM_LIMITS = frozenset(map(str, _TOO_LARGE))
 _NO_JETSTREAM = frozenset({10039, 10076})
 _FULL = frozenset({10077})
 
@@ -340,7 +349,8 @@ def classify(error: Mapping[str, Any]) -> Attempt:
     number = error.get("err_code") or error.get("code") or 0
     words = str(error.get("description") or "no reason given")
     if number in _TOO_LARGE:
-        return Attempt(Outcome.REJECTED, str(number), short(f"the stream says: {words}"))
+        detail = f"the stream says: {words}; {formats.OVERSIZE_HINT}"
+        return Attempt(Outcome.REJECTED, str(number), short(detail))
     if number in _NO_JETSTREAM:
         return Attempt(
             Outcome.REFUSED,

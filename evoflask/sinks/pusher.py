@@ -271,7 +271,7 @@ class _Destination:
     format: formats.Format
     instance: str
     reference: bool
-    """What is too large is announced instead of rejected."""
+    """Send a reference to an event that is too large, instead of rejecting it."""
 
 
 def _event(destination: _Destination, delivery: Delivery) -> tuple[_App, Event] | Attempt:
@@ -282,7 +282,7 @@ def _event(destination: _Destination, delivery: Delivery) -> tuple[_App, Event] 
     if len(body) > MAX_DATA:
         if not destination.reference:
             return _too_large(len(body))
-        body = reference(destination.instance, delivery, len(body))
+        body = formats.reference(destination.instance, delivery, len(body))
         if len(body) > MAX_DATA:
             return _too_large(len(body))
     return destination.app, {"channel": channel, "name": name, "data": body.decode()}
@@ -292,24 +292,7 @@ def _too_large(size: int) -> Attempt:
     return Attempt(
         Outcome.REJECTED,
         "too-large",
-        f"the event has {size} bytes and Pusher takes {MAX_DATA}; "
-        'the subscription can say "oversize": "reference"',
-    )
-
-
-def reference(instance: str, delivery: Delivery, size: int) -> bytes:
-    """What is sent instead of an event of `size` bytes. Pure."""
-    marks = {delivery.mark: True} if delivery.mark else {}
-    return orjson.dumps(
-        {
-            "event": delivery.event,
-            "instance": instance,
-            "id": delivery.event_id,
-            "size": size,
-            "oversize": True,
-            "timestamp": delivery.date_time or formats.utc(delivery.at),
-            **marks,
-        }
+        f"the event has {size} bytes and Pusher takes {MAX_DATA}; {formats.OVERSIZE_HINT}",
     )
 
 

@@ -30,7 +30,11 @@ class Tenant:
 
     def emit(self, *numbers: int, **more: Any) -> None:
         """Events with `data.n`, in one request."""
-        events = [{"event": "MESSAGES_UPSERT", "data": message(n), **more} for n in numbers]
+        self.emit_data(*map(message, numbers), **more)
+
+    def emit_data(self, *data: Any, **more: Any) -> None:
+        """Emit events with these `data`, in one request."""
+        events = [{"event": "MESSAGES_UPSERT", "data": each, **more} for each in data]
         answer = self.client.emit_many(self.name, events)
         assert answer.status_code == 202, answer.text
 

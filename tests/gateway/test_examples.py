@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -124,14 +125,40 @@ def run_script(source: str, folder: Path) -> Process:
     return Process([sys.executable, str(path)], cwd=folder, log=folder / "example.log")
 
 
-def test_the_script_of_the_readme_prints_events(
+def large(tenant: Tenant) -> None:
+    """Emit an event of the size of a short video, base64 included."""
+    tenant.emit_data(message(1, text="x" * 3_700_000))
+
+
+def test_the_script_of_the_readme_prints_events_of_any_size(
     own: Tenant, tmp_path: Path, wait_for: WaitFor
 ) -> None:
     with run_script(example(README, "python", own), tmp_path) as script:
         wait_for(lambda: '"joined"' in script.output(), 20)
-        own.emit(1)
+        large(own)
+        own.emit(2)
 
-        wait_for(lambda: '"evolution-event"' in script.output(), 10)
+        wait_for(lambda: script.output().count('"evolution-event"') == 2, 20)
+        assert "Traceback" not in script.output()
+
+
+def test_the_watcher_shows_events_of_any_size(
+    own: Tenant, tmp_path: Path, wait_for: WaitFor
+) -> None:
+    config = {
+        "instances": [own.name],
+        "websocket": [f"ws://127.0.0.1:{own.house.port}/ws", API_KEY],
+    }
+    env = {**os.environ, "EVOFLASK_WATCH": json.dumps(config)}
+    command = [sys.executable, "-m", "evoflask.dev.watch"]
+
+    with Process(command, env=env, cwd=ROOT, log=tmp_path / "watch.log") as watcher:
+        wait_for(lambda: joined(own.house), 20, "the watcher to join")
+        large(own)
+        own.emit(2)
+
+        wait_for(lambda: watcher.output().count('"MESSAGES_UPSERT"') == 2, 20)
+        assert watcher.output().count('"watching"') == 1
 
 
 def test_the_receiver_of_the_manual_resumes_by_itself(

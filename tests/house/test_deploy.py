@@ -141,6 +141,22 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
     assert {"EVOFLASK_HOME", "DATABASE_URL", "LOG_FORMAT"} <= said
 
 
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_compose_passes_every_variable_of_the_env_file(name: str) -> None:
+    service = COMPOSE["services"][name]
+    fixed = {"PORT", "WEB_HOST", "EVOFLASK_HOME", "HEARTBEAT_FILE"}
+
+    overridden = {
+        variable
+        for variable, value in service["environment"].items()
+        if not str(value).startswith(f"${{{variable}:")
+    }
+
+    assert service["env_file"] == ".env"
+    assert overridden <= fixed
+    assert str(COMPOSE["services"]["web"]["environment"]["PORT"]) == "8080"
+
+
 def test_compose_holds_no_secret() -> None:
     text = (ROOT / "compose.yaml").read_text()
     example = (ROOT / "deploy/compose.env.example").read_text()

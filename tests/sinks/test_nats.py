@@ -425,6 +425,46 @@ def test_what_just_fits_is_delivered_and_a_byte_more_is_rejected_with_both_sizes
     assert before is after is not None
 
 
+@pytest.mark.parametrize("jetstream", [True, False])
+def test_an_event_larger_than_the_server_takes_is_sent_as_a_reference_where_asked(
+    tmp_path: Path, jetstream: bool
+) -> None:
+    with NatsServer(tmp_path, max_payload=20_000) as small:
+        add_stream(small, "large", "large")
+        config = {"jetstream": jetstream, "oversize": "reference"}
+        large = to("large", data=b'"' + b"x" * 20_000 + b'"', **config)
+
+        sink = NatsSink(settings(nats_uri=small.url))
+        attempts = deliver(sink, large, to("large", "e-2", **config))
+        messages = kept(small, "large")
+
+    assert [each.outcome for each in attempts] == [Outcome.DELIVERED] * 2, attempts
+    assert json.loads(messages[0].data or b"") == {
+        "event": "MESSAGES_UPSERT",
+        "instance": "demo",
+        "id": "e-1",
+        "size": len(module.formats.Standard("demo").body(large)),
+        "oversize": True,
+        "timestamp": "2023-11-14T22:13:20.123Z",
+    }
+    assert json.loads(messages[1].data or b"")["data"] == {}
+
+
+def test_an_event_larger_than_the_stream_takes_is_sent_as_a_reference_where_asked(
+    server: NatsServer,
+) -> None:
+    add_stream(server, "short", "short", max_msg_size=2_000)
+    large = to("short", "e-large", data=b'"' + b"x" * 2_000 + b'"', oversize="reference")
+
+    [attempt] = deliver(sink_of(server), large)
+    [again] = deliver(sink_of(server), large)
+
+    assert [attempt.outcome, again.outcome] == [Outcome.DELIVERED] * 2, (attempt, again)
+    [message] = kept(server, "short")
+    assert json.loads(message.data or b"")["oversize"] is True
+    assert (message.headers or {})["Nats-Msg-Id"] == "e-large"
+
+
 # Permissions and credentials
 
 

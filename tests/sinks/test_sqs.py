@@ -245,6 +245,32 @@ def test_a_batch_with_one_oversized_entry_delivers_the_other_nine(moto: SqsHarne
     assert len(received(moto, "nine")) == 9
 
 
+def test_an_event_larger_than_sqs_takes_is_sent_as_a_reference_where_asked(
+    moto: SqsHarness,
+) -> None:
+    moto.server.create("references.fifo")
+    target = moto.queue("references.fifo")
+    target = dataclasses.replace(target, settings={**target.settings, "oversize": "reference"})
+    large = delivery(target, "large", data=b'"' + b"x" * MAX_BYTES + b'"')
+
+    [attempts] = send(moto.settings(), [large, delivery(target, "small")])
+
+    assert {each.outcome for each in attempts} == {Outcome.DELIVERED}, attempts
+    bodies = {
+        body["id"]: body
+        for body in (json.loads(each["Body"]) for each in received(moto, "references.fifo"))
+    }
+    assert bodies["large"] == {
+        "event": "MESSAGES_UPSERT",
+        "instance": "demo",
+        "id": "large",
+        "size": len(Standard("demo").body(large)),
+        "oversize": True,
+        "timestamp": "2023-11-14T22:13:20.123Z",
+    }
+    assert "data" in bodies["small"]
+
+
 def test_the_largest_message_is_exactly_the_limit_with_its_attributes(moto: SqsHarness) -> None:
     one = delivery(moto.good(), "edge", data=b'""')
     around = len(Standard("demo").body(one))

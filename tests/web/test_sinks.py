@@ -26,11 +26,11 @@ KEYS = {
     ],
     "nats": [
         "id", "enabled", "events", "createdAt", "updatedAt", "instanceId", "subject",
-        "jetstream", "createStream", "delivery",
+        "jetstream", "createStream", "oversize", "delivery",
     ],
     "sqs": [
         "id", "enabled", "events", "createdAt", "updatedAt", "instanceId", "queueUrl",
-        "accessKeyId", "secretAccessKey",
+        "accessKeyId", "secretAccessKey", "oversize",
     ],
     "pusher": [
         "id", "enabled", "appId", "key", "secret", "cluster", "useTLS", "events", "createdAt",

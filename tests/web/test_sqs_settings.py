@@ -37,7 +37,7 @@ def test_the_secret_is_never_answered_and_its_mask_keeps_it(call: Request, insta
     for answer in (made, again, found):
         assert answer.json["secretAccessKey"] == "********"
         assert "very-secret" not in answer.get_data(as_text=True)
-    assert stored() == {"queueUrl": URL + "2", **KEYS}
+    assert stored() == {"queueUrl": URL + "2", **KEYS, "oversize": "reject"}
 
 
 @pytest.mark.parametrize("name", sorted(KEYS))
@@ -56,7 +56,7 @@ def test_keys_are_taken_away_by_empty_strings(call: Request, instance: str) -> N
     answer = call("POST", "/sqs/set/a", {"sqs": dict.fromkeys(KEYS, "")})
 
     assert answer.status_code == 201, answer.json
-    assert stored() == {"queueUrl": URL, **dict.fromkeys(KEYS)}
+    assert stored() == {"queueUrl": URL, **dict.fromkeys(KEYS), "oversize": "reject"}
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -124,7 +124,8 @@ _OF_SUBSCRIPTION: Final[Mapping[str, str]] = {
     "accessKeyId": "With `secretAccessKey`; without both the server's own credentials are used.",
     "secretAccessKey": "Answered as a mask, which may be sent back.",
     "appId": "Of a Pusher app, with its `key`, `secret` and `cluster`.",
-    "oversize": "What becomes of an event that is too large for Pusher.",
+    "oversize": "If an event is too large for the sink, `reject` makes a dead letter, and "
+    "`reference` sends the event's id and size without its data.",
 }
 """What a field of a sink means, in a line; docs/sinks.md says more."""
 
