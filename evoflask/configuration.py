@@ -452,7 +452,7 @@ class Configuration:
 
     def set_instance(self, name: str, data: Mapping[str, Any]) -> State:
         """The seed's verb: several sinks at once, a missing `enabled` means true."""
-        return self.set_sinks(name, schemas.event_body(data), enabled=True)
+        return self.set_sinks(name, schemas.event_body(data).patches, enabled=True)
 
     def add(self, name: str, new: NewSubscription, *, by: str | None = None) -> Subscription:
         """A named subscription. Raises `Conflict` where the name is taken, else as `set_sinks`."""

@@ -113,7 +113,7 @@ def _event(raw: _Body, data: bytes) -> Event:
     problems: list[str] = []
     name = events.canonical(raw.event) if len(raw.event) <= 100 else None
     if name is None:
-        problems.append(f"event: {raw.event[:60]!r} is not in the catalogue of events.")
+        problems.append(f"event: {events.unknown(raw.event)}")
     if not data:
         problems.append("data: Missing data for required field.")
     if raw.id is not None and not EVENT_ID.fullmatch(raw.id):

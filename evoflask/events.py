@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from evoflask.spelling import shown, suggestion
+
 NAMES: Final[tuple[str, ...]] = (
     "APPLICATION_STARTUP",
     "INSTANCE_CREATE",
@@ -57,3 +59,13 @@ def canonical(name: str) -> str | None:
     if not name.isascii():  # "ı".upper() is "I": not a letter of any event's name
         return None
     return _BY_SPELLING.get(name.translate(_TO_UNDERSCORE).upper())
+
+
+def unknown(name: object) -> str:
+    """Return the sentence that refuses what is no event, with the nearest name."""
+    if not isinstance(name, str):
+        return f'Must be the name of an event, such as "MESSAGES_UPSERT", not {shown(name)}.'
+    end = suggestion(name, _BY_SPELLING)
+    if end == ".":
+        end = "; /openapi.json lists the events as EventName."
+    return f'"{shown(name)}" is not an event{end}'

@@ -6,10 +6,18 @@ import os
 import re
 import secrets
 import time
+import unicodedata
+from typing import Final
 from uuid import UUID
+
+from evoflask.spelling import shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", re.ASCII)
 """Names of instances and subscriptions."""
+
+NAME_RULE: Final = (
+    "Must be 1 to 100 ASCII letters, digits, _, - or ., beginning with a letter or a digit."
+)
 
 OPERATOR = "_operator"
 """The hidden instance that tells the operator: no tenant's name, `NAME` has none like it."""
@@ -17,7 +25,37 @@ OPERATOR = "_operator"
 EVENT_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 """Ids of events: printable ASCII without space."""
 
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.\-]", re.ASCII)
+
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def name_fault(name: str) -> str | None:
+    """Return why this is no name of an instance or a subscription, or None if it is one.
+
+    The sentence names the fault, the rule and, where one is at hand, a name that would do.
+    """
+    if NAME.fullmatch(name):
+        return None
+    start = name[:101]
+    bad = list(dict.fromkeys(_NOT_IN_A_NAME.findall(start)))
+    if not name:
+        return f"Is empty. {NAME_RULE}"
+    if bad:
+        quoted = ", ".join(f'"{shown(each)}"' for each in bad[:5])
+        why = f'"{shown(name)}" has {quoted}.'
+    elif len(start) > 100:
+        why = f'"{shown(name)}" is too long.'
+    else:
+        why = f'"{shown(name)}" begins with "{name[0]}".'
+    return f"{why} {NAME_RULE}{_such_as(start)}"
+
+
+def _such_as(name: str) -> str:
+    """` "Joao-1" would do.` for "João 1"; "" where too little is left."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    slug = _NOT_IN_A_NAME.sub("-", plain.strip()).lstrip("_.-").rstrip("-")[:100]
+    return f' "{shown(slug)}" would do.' if NAME.fullmatch(slug) and len(slug) <= 60 else ""
 
 
 def event_id(now: float | None = None) -> str:

@@ -21,11 +21,13 @@ from typing import Any, Final
 import orjson
 
 from evoflask.formats import FORMATS, Format, utc
-from evoflask.ids import NAME
+from evoflask.ids import name_fault
 from evoflask.outbox.feed import Entry, Position, text
+from evoflask.spelling import shown, suggestion
 
 ALL: Final = "*"
 """What a socket with the global key joins for the events of all instances."""
+ACTIONS: Final = ("join-instance", "leave-instance")
 MAX_FRAME: Final = 4096
 """Bytes of a client's message: an action takes some hundred."""
 
@@ -91,10 +93,14 @@ def parse(said: str | bytes) -> Join | Leave | Fault:
         return Fault(400, "The message must be a JSON object.")
     instance = body.get("instance")
     action = body.get("action")
-    if action not in ("join-instance", "leave-instance"):
-        return Fault(400, "action: Must be one of: join-instance, leave-instance.")
-    if not isinstance(instance, str) or not (instance == ALL or NAME.fullmatch(instance)):
-        return Fault(400, "instance: Must be the name of an instance.")
+    if action not in ACTIONS:
+        given = shown(action) if isinstance(action, str) else ""
+        end = suggestion(given, ACTIONS)
+        return Fault(400, f"action: Must be one of: {', '.join(ACTIONS)}{end}")
+    if not isinstance(instance, str):
+        return Fault(400, f"instance: Must be the name of an instance, not {shown(instance)}.")
+    if instance != ALL and (fault := name_fault(instance)) is not None:
+        return Fault(400, f"instance: {fault}")
     return Leave(instance) if action == "leave-instance" else _join(instance, body.get("after"))
 
 

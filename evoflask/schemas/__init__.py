@@ -29,7 +29,7 @@ from evoflask.schemas.asked import (
 )
 from evoflask.schemas.bodies import (
     INTEGRATIONS,
-    READ_ONLY,
+    Given,
     NewInstance,
     NewSubscription,
     create_body,
@@ -56,9 +56,9 @@ __all__ = [
     "FORMATS",
     "INTEGRATIONS",
     "OUTCOMES",
-    "READ_ONLY",
     "SCHEMAS",
     "SINKS",
+    "Given",
     "NewInstance",
     "NewSubscription",
     "Patch",

@@ -195,6 +195,18 @@ ROWS: Final[Mapping[str, type[Row]]] = _PLAIN | {"webhook": EvolutionWebhookRow}
 """What `/<sink>/find` answers."""
 
 
+def _warnings() -> fields.List[Any]:
+    about = "Fields that were ignored, and why. Absent if there are none."
+    return fields.List(fields.String(), metadata={"description": about})
+
+
+SET_ROWS: Final[Mapping[str, type[Row]]] = {
+    sink: type(f"Set{row.__name__}", (row,), {"warnings": _warnings()})
+    for sink, row in ROWS.items()
+}
+"""What `/<sink>/set` answers."""
+
+
 def _subscription(sink: str, row: type[Row]) -> type[Row]:
     named: Mapping[str, Any] = {"name": _text(), "sink": _one_of(sink)}
     return type(f"{sink.capitalize()}Subscription", (row,), dict(named))
@@ -213,6 +225,10 @@ def _all_six(title: str, row: Mapping[str, type[Row]], names: Mapping[str, str])
 
 Rows: Final = _all_six("Rows", ROWS, {sink: sink for sink in SINKS})
 """All six sinks, row or null."""
+
+
+SetRows: Final = type("SetRows", (Rows,), {"warnings": _warnings()})
+"""All six, and what was ignored."""
 
 
 class Named(Answer):
@@ -247,6 +263,7 @@ class Created(Answer):
     sqs = _one(CreatedSink)
     pusher = _one(CreatedSink)
     settings = fields.Dict(required=True)
+    warnings = _warnings()
 
 
 class Counts(Answer):

@@ -7,23 +7,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from evoflask.errors import BadInput
-from evoflask.schemas.faults import MAX_FAULTS, REQUIRED, join, load, sentence, shown
+from evoflask.schemas import extra
+from evoflask.schemas.extra import READ_ONLY
+from evoflask.schemas.faults import MAX_FAULTS, REQUIRED, join, load, sentence, unknown_field
 from evoflask.schemas.fields import NUMBER, WORD, Matching, name
 from evoflask.schemas.sinks import EMPTY_IS_UNSET, SCHEMAS, SINKS, Patch, setting_names
+from evoflask.spelling import shown
 
 INTEGRATIONS: Final = ("WHATSAPP-BAILEYS", "WHATSAPP-BUSINESS", "EVOLUTION")
-
-READ_ONLY: Final = frozenset(
-    {"id", "secretSet", "publicKey", "createdAt", "updatedAt", "instanceId", "delivery"}
-)
-"""Fields of an answer that may be sent back and are not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,15 @@ class NewInstance:
     """None: the server draws one."""
     number: str | None
     sinks: Mapping[str, Patch]
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a body sets, by sink, and sentences about what it says in vain."""
+
+    patches: Mapping[str, Patch]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +54,33 @@ class NewSubscription:
     patch: Patch
 
 
-def set_body(sink: str, body: Mapping[str, Any]) -> Patch:
+def set_body(sink: str, body: Mapping[str, Any]) -> Given:
     """`POST /<sink>/set/<instance>`: nested, flat or aliased. Raises `BadInput`."""
+    faults: list[str] = []
     given = _gather(sink, body, flat=True)
     if given is None:
-        raise BadInput(sentence(sink, REQUIRED))
-    return _checked(sink, given, sink)
+        faults.append(sentence(sink, REQUIRED))
+    taken = {sink, *_SPELLINGS[sink]}
+    warnings = _collect(faults, lambda: extra.check(body, "set", "", taken, [sink, *_names(sink)]))
+    warnings += _collect(faults, lambda: _check_nested(sink, body))
+    if faults or given is None:
+        raise BadInput(*faults[:MAX_FAULTS])
+    return Given({sink: _checked(sink, given, sink)}, warnings)
 
 
-def event_body(body: Mapping[str, Any]) -> dict[str, Patch]:
+def event_body(body: Mapping[str, Any]) -> Given:
     """`POST /event/set/<instance>`: at least one sink. Raises `BadInput`."""
-    patches = _sinks(body)
-    if not patches:
-        raise BadInput(f"At least one of {', '.join(SINKS)} is required.")
-    return patches
+    faults: list[str] = []
+    warnings = _collect(faults, lambda: extra.check(body, "several", "", _TOP, SINKS))
+    try:
+        found = _sinks(body)
+    except BadInput as error:
+        raise BadInput(*[*faults, *error.messages][:MAX_FAULTS]) from error
+    if not found.patches:
+        faults.append(f"At least one of {', '.join(SINKS)} is required.")
+    if faults:
+        raise BadInput(*faults[:MAX_FAULTS])
+    return Given(found.patches, [*warnings, *found.warnings])
 
 
 def token_body(body: Mapping[str, Any]) -> str | None:
@@ -72,13 +93,14 @@ def create_body(body: Mapping[str, Any]) -> NewInstance:
     """`POST /instance/create`. Raises `BadInput`."""
     faults: list[str] = []
     loaded: dict[str, Any] = {}
-    patches: dict[str, Patch] = {}
+    sinks = Given({}, ())
     try:
         loaded = load(InstanceBody(), body, "")
     except BadInput as error:
         faults += error.messages
+    warnings = _collect(faults, lambda: extra.check(body, "create", "", _CREATE, extra.CREATE))
     try:
-        patches = _sinks(body)
+        sinks = _sinks(body)
     except BadInput as error:
         faults += error.messages
     integration = body.get("integration")
@@ -91,7 +113,8 @@ def create_body(body: Mapping[str, Any]) -> NewInstance:
         integration=integration or "EVOLUTION",
         token=loaded.get("token"),
         number=loaded.get("number"),
-        sinks=patches,
+        sinks=sinks.patches,
+        warnings=[*warnings, *sinks.warnings],
     )
 
 
@@ -143,19 +166,42 @@ class SubscriptionHead(Schema):
     sink = fields.String(required=True, validate=validate.OneOf(SINKS))
 
 
-def _sinks(body: Mapping[str, Any]) -> dict[str, Patch]:
+def _collect(faults: list[str], check: Callable[[], list[str]]) -> list[str]:
+    """Return the warnings of a check, or add what it refuses to `faults`."""
+    try:
+        return check()
+    except BadInput as error:
+        faults += error.messages
+        return []
+
+
+def _names(sink: str) -> list[str]:
+    """Return the fields of a sink in one spelling each, as a refusal lists them."""
+    return list(SCHEMAS[sink].fields)
+
+
+def _check_nested(sink: str, body: Mapping[str, Any]) -> list[str]:
+    nested = body.get(sink)
+    if not isinstance(nested, dict):
+        return []
+    return extra.check(nested, "sink", sink, _SPELLINGS[sink], _names(sink))
+
+
+def _sinks(body: Mapping[str, Any]) -> Given:
     patches: dict[str, Patch] = {}
     faults: list[str] = []
+    warnings: list[str] = []
     for sink in SINKS:
         try:
             given = _gather(sink, body, flat=False)
+            warnings += _check_nested(sink, body)
             if given is not None:
                 patches[sink] = _checked(sink, given, sink)
         except BadInput as error:
             faults += error.messages
     if faults:
         raise BadInput(*faults[:MAX_FAULTS])
-    return patches
+    return Given(patches, warnings)
 
 
 def _checked(sink: str, given: Mapping[str, Any], at: str) -> Patch:
@@ -185,27 +231,31 @@ _SPELLINGS: Final = {
     sink: {field: field for field in SCHEMAS[sink].fields} | _PREFIXED[sink] for sink in SINKS
 }
 
+_TOP: Final = frozenset({*SINKS, *(each for sink in SINKS for each in _PREFIXED[sink])})
+"""Fields that count at the top of a body about several sinks."""
+_CREATE: Final = _TOP | frozenset(extra.CREATE)
+
 
 def _gather(sink: str, body: Mapping[str, Any], *, flat: bool) -> dict[str, Any] | None:
     """The fields of one sink under their own names; None where the body names nothing of it.
 
-    `flat`: the body is about this sink alone, so bare names at the top count as well,
-    where there is no nested object.
+    `flat`: the body is about this sink alone, so bare names at the top count as well.
     """
     nested = body.get(sink)
+    top = _SPELLINGS[sink] if flat else _PREFIXED[sink]
     if nested is None and (sink not in body or not flat):
-        top = _SPELLINGS[sink] if flat else _PREFIXED[sink]
-        found = _renamed(body, top, sink)
-        return found or None
+        return _renamed(body, top, sink) or None
     if not isinstance(nested, dict):
         raise BadInput(sentence(sink, "Not an object."))
-    return _renamed(body, _PREFIXED[sink], sink, _renamed(nested, _SPELLINGS[sink], sink))
+    return _renamed(body, top, sink, _renamed(nested, _SPELLINGS[sink], sink))
 
 
 def _strict(sink: str, body: Mapping[str, Any]) -> dict[str, Any]:
     unknown = [each for each in body if each not in _SPELLINGS[sink] and each not in READ_ONLY]
     if unknown:
-        raise BadInput(*(sentence(shown(each), "Unknown field.") for each in unknown[:MAX_FAULTS]))
+        names = ["name", "sink", *_names(sink)]
+        faults = (sentence(shown(each), unknown_field(each, names)) for each in unknown)
+        raise BadInput(*islice(faults, MAX_FAULTS))
     return _renamed(body, _SPELLINGS[sink], "")
 
 

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 from marshmallow import ValidationError, fields, validate
 
 from evoflask import events, masks, signing
-from evoflask.ids import NAME
+from evoflask.ids import NAME, NAME_RULE, name_fault
 from evoflask.net import guard
-from evoflask.schemas.faults import shown
+from evoflask.schemas.faults import MAX_FAULTS
+from evoflask.spelling import shown
 
 MAX_URL: Final = 2048
 MAX_HEADERS: Final = 50
@@ -80,11 +81,8 @@ class Events(fields.List[str]):
         if len(value) > MAX_EVENTS:
             raise ValidationError(f"Longer than maximum length {MAX_EVENTS}.")
         names = [events.canonical(each) if isinstance(each, str) else None for each in value]
-        wrong = {
-            at: [f"Not an event: {shown(value[at])}."]
-            for at, name in enumerate(names)
-            if name is None
-        }
+        bad = [at for at, name in enumerate(names) if name is None]
+        wrong = {at: [events.unknown(value[at])] for at in bad[:MAX_FAULTS]}
         if wrong:
             raise ValidationError(wrong)
         return list(dict.fromkeys(name for name in names if name))
@@ -162,7 +160,7 @@ class Event(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         found = events.canonical(value) if isinstance(value, str) else None
         if found is None:
-            raise ValidationError(f"Not an event: {shown(value)}.")
+            raise ValidationError(events.unknown(value))
         return found
 
 
@@ -232,10 +230,20 @@ class Matching(validate.Validator):
         return value
 
 
-name = Matching(
-    NAME,
-    "Must be 1 to 100 letters, digits, _, - or ., beginning with a letter or a digit.",
-)
+class Name(Matching):
+    """The name of an instance or a subscription. The refusal names the rule."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME, NAME_RULE)
+
+    def __call__(self, value: str) -> str:
+        """Return the name. Raises `ValidationError`."""
+        if (fault := name_fault(value)) is not None:
+            raise ValidationError(fault)
+        return value
+
+
+name = Name()
 
 
 def exchange(value: str) -> None:

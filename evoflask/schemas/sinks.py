@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from marshmallow import EXCLUDE, Schema, fields, missing, validate
+from marshmallow import Schema, fields, missing, validate
 
 from evoflask import masks
 from evoflask.errors import BadInput
@@ -36,9 +36,6 @@ MAX_RETRY_SECONDS: Final = 604_800
 
 class Common(Schema):
     """What every subscription has."""
-
-    class Meta:
-        unknown = EXCLUDE  # as Evolution API; `_gather` is strict where we are
 
     needed: ClassVar[tuple[str, ...]] = ()
     """Fields without which it cannot be enabled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any, Final, NoReturn, TypeVar
 
@@ -229,6 +229,11 @@ def evolution_rows(state: State) -> dict[str, dict[str, Any] | None]:
         sink: None if row is None else _evolution(state.instance, row, _shown_or_error(row))
         for sink, row in found.items()
     }
+
+
+def with_warnings(answer: Mapping[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
+    """Add `warnings`, the sentences about ignored fields; without any the answer stays as it is."""
+    return {**answer, "warnings": list(warnings)} if warnings else dict(answer)
 
 
 def _shown_or_error(row: Subscription) -> dict[str, Any]:

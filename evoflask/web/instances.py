@@ -38,8 +38,9 @@ _GATEWAY_SETTINGS = {
 @described(answers.Created, 201, body=CREATE, example=CREATE_EXAMPLE)
 def create() -> tuple[dict[str, Any], int]:
     """A new instance and its token, which is shown here and never again."""
-    created = parts().configuration.create(bodies.json_body(schemas.create_body), by=who())
-    return _created(created), 201
+    new = bodies.json_body(schemas.create_body)
+    created = parts().configuration.create(new, by=who())
+    return bodies.with_warnings(_created(created), new.warnings), 201
 
 
 @bp.get("/fetchInstances")

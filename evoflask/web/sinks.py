@@ -24,12 +24,13 @@ _SINK = f"<any({', '.join(schemas.SINKS)}):sink>"
 
 @bp.post(f"/{_SINK}/set/<instance>")
 @instance_key
-@described(PerSink(answers.ROWS), 201, body=PerSink(SET), example=SET_EXAMPLE)
+@described(PerSink(answers.SET_ROWS), 201, body=PerSink(SET), example=SET_EXAMPLE)
 def set_sink(sink: str, instance: str) -> tuple[Response, int]:
     """Set what the body names; the whole row as it is in effect."""
-    patch = bodies.json_body(partial(schemas.set_body, sink))
-    state = parts().configuration.set_sinks(instance, {sink: patch}, by=who(instance))
-    return jsonify(bodies.evolution_row(state.instance, state.sink(sink))), 201
+    given = bodies.json_body(partial(schemas.set_body, sink))
+    state = parts().configuration.set_sinks(instance, given.patches, by=who(instance))
+    row = bodies.evolution_row(state.instance, state.sink(sink))
+    return jsonify(bodies.with_warnings(row or {}, given.warnings)), 201
 
 
 @bp.get(f"/{_SINK}/find/<instance>")
@@ -43,12 +44,12 @@ def find_sink(sink: str, instance: str) -> Response:
 
 @bp.post("/event/set/<instance>")
 @instance_key
-@described(answers.Rows, 201, body=SET_SEVERAL, example=SET_EXAMPLE["webhook"])
+@described(answers.SetRows, 201, body=SET_SEVERAL, example=SET_EXAMPLE["webhook"])
 def set_event(instance: str) -> tuple[dict[str, Any], int]:
     """Set several sinks, all of them or none."""
-    patches = bodies.json_body(schemas.event_body)
-    state = parts().configuration.set_sinks(instance, patches, by=who(instance))
-    return bodies.evolution_rows(state), 201
+    given = bodies.json_body(schemas.event_body)
+    state = parts().configuration.set_sinks(instance, given.patches, by=who(instance))
+    return bodies.with_warnings(bodies.evolution_rows(state), given.warnings), 201
 
 
 @bp.get("/event/find/<instance>")

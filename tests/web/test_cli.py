@@ -213,7 +213,7 @@ def test_emit_says_who_gets_it_and_obeys_an_id(
     [
         (("a", "call", "{"), "data: is not JSON"),
         (("a", "call", '1, "id": "x"'), "data: is not JSON"),
-        (("a", "nope", "1"), "not in the catalogue"),
+        (("a", "nope", "1"), "is not an event"),
         (("b", "call", "1"), 'The "b" instance'),
         (("a", "call", "1", "--id", "a b"), "id: Must be"),
     ],

@@ -154,7 +154,7 @@ def test_a_dry_run_changes_nothing(call: Request, emit: Emit, dump: Dump) -> Non
         ({"ids": []}, 400, "ids: "),
         ({"ids": ["with space"]}, 400, "Not an event's id"),
         ({"since": "yesterday"}, 400, "since: Not a date"),
-        ({"since": 0, "events": ["NO_SUCH"]}, 400, "Not an event"),
+        ({"since": 0, "events": ["NO_SUCH"]}, 400, "is not an event"),
         ({"since": 0, "rate": 0}, 400, "rate: "),
         ({"since": 0, "onto": "nobody"}, 404, "nobody"),
         ({"since": 0, "onto": "websocket"}, 409, "A websocket subscription has no lane"),

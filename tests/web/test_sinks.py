@@ -108,7 +108,7 @@ def test_enabling_a_sink_without_a_server_names_the_variable_and_stores_nothing(
         {"webhookEnabled": True, "webhookUrl": "https://e.com/", "webhookByEvents": True,
          "webhookBase64": True},
         {"webhook": {"enabled": True, "url": "https://e.com/", "byEvents": True},
-         "webhook_base64": True, "unknown": 1},
+         "webhook_base64": True},
         {"webhook": {"enabled": True, "url": "https://e.com/", "byEvents": True,
                      "webhookByEvents": True, "base64": True}},
     ],

@@ -19,14 +19,15 @@ def _kind(sink: str) -> type[Schema]:
     return type(SCHEMAS[sink])
 
 
+_SCALAR: Final = {"type": ["string", "number", "boolean", "null"]}
+
+
 class _Open:
+    """A route of Evolution API: a scalar that it does not know is ignored with a warning."""
+
     class Meta:
         unknown = EXCLUDE
-
-
-class _Strict:
-    class Meta:
-        unknown = RAISE
+        json: ClassVar = {"additionalProperties": _SCALAR}
 
 
 def _made(
@@ -66,14 +67,15 @@ def _complete(sink: str, unknown: str) -> type:
 
 def _first(sink: str) -> type[Schema]:
     doc = f"A {sink} from the beginning; enabled where nothing is said."
-    meta = {"Meta": _complete(sink, EXCLUDE)}
+    meta = {"Meta": _complete(sink, RAISE)}
     return _made(f"First{sink.capitalize()}", doc, (_kind(sink),), meta)
 
 
 _SIX_FIRST: Final = {sink: fields.Nested(_first(sink), allow_none=True) for sink in SINKS}
 
 
-class _AtLeastOne(_Open.Meta):
+class _AtLeastOne:
+    unknown = RAISE
     json: ClassVar = {
         "anyOf": [{"required": [sink], "properties": {sink: {"type": "object"}}} for sink in SINKS]
     }
@@ -88,7 +90,11 @@ CREATE: Final = _made(
     "NewInstance",
     "A name, and the sinks to begin with.",
     (InstanceBody,),
-    {"integration": fields.String(validate=validate.OneOf(INTEGRATIONS)), **_SIX_FIRST},
+    {
+        "Meta": _Open.Meta,
+        "integration": fields.String(validate=validate.OneOf(INTEGRATIONS)),
+        **_SIX_FIRST,
+    },
 )
 """`POST /instance/create`."""
 
@@ -106,7 +112,7 @@ def _new(sink: str) -> type[Schema]:
 
 def _changed(sink: str) -> type[Schema]:
     doc = f"What is to change of a {sink} subscription; what an answer shows may be sent back."
-    return _made(f"Changed{sink.capitalize()}Subscription", doc, (_Strict, _kind(sink)), {})
+    return _made(f"Changed{sink.capitalize()}Subscription", doc, (_kind(sink),), {})
 
 
 NEW: Final = Either(tuple(_new(sink) for sink in SINKS))
