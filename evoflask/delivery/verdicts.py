@@ -65,7 +65,7 @@ def verdict(sink: str, attempt: Attempt, told: Mapping[str, Any]) -> str:
         host = str(told.get("server") or "").rpartition(":")[0] or "of the destination"
         return _CODES[attempt.code].format(host=host, detail=attempt.detail)
     if sink == "webhook" and attempt.code.isdigit():
-        return _of_status(int(attempt.code))
+        return f"{_of_status(int(attempt.code))} {_fate(attempt)}"
     return f"It was not delivered: {attempt.detail or attempt.code}."
 
 
@@ -77,6 +77,16 @@ def _of_status(status: int) -> str:
         words = "the receiver failed inside; its own log says why." if status >= 500 else ""
     said = f"The receiver answered {status}"
     return f"{said}: {words}" if words else f"{said}, which means that it did not take the event."
+
+
+def _fate(attempt: Attempt) -> str:
+    """What becomes of an event that ends like this test."""
+    if attempt.outcome is Outcome.REJECTED:
+        return (
+            "An event that gets this answer becomes a dead letter at once: giveUpOn has "
+            f"{attempt.code}."
+        )
+    return "An event that gets this answer is retried."
 
 
 def _of_tls(attempt: Attempt, tls: Mapping[str, Any]) -> str:

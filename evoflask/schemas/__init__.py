@@ -42,6 +42,7 @@ from evoflask.schemas.bodies import (
 from evoflask.schemas.sinks import (
     COMMON,
     FORMATS,
+    GIVE_UP_ON,
     SCHEMAS,
     SINKS,
     Patch,
@@ -54,6 +55,7 @@ from evoflask.schemas.sinks import (
 __all__ = [
     "COMMON",
     "FORMATS",
+    "GIVE_UP_ON",
     "INTEGRATIONS",
     "OUTCOMES",
     "SCHEMAS",

@@ -13,6 +13,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 from evoflask import signing
 from evoflask.schemas.asked import OUTCOMES
 from evoflask.schemas.bodies import INTEGRATIONS
+from evoflask.schemas.fields import Statuses
 from evoflask.schemas.sinks import FORMATS, SCHEMAS, SINKS, guarantee, setting_names
 
 
@@ -161,6 +162,8 @@ def _answered(given: fields.Field[Any]) -> fields.Field[Any]:
     how: dict[str, Any] = {"required": True, "allow_none": True, "validate": choices}
     if isinstance(given, fields.Dict):
         return fields.Dict(keys=fields.String(), values=fields.String(), **how)
+    if isinstance(given, Statuses):
+        return fields.List(fields.Integer(), **how)
     kind = next(kind for kind in _KINDS if isinstance(given, kind))
     return kind(**how)
 

@@ -23,6 +23,9 @@ MAX_URL: Final = 2048
 MAX_HEADERS: Final = 50
 MAX_HEADER_VALUE: Final = 4096
 MAX_EVENTS: Final = 1_000
+MAX_STATUSES: Final = 100
+STATUSES: Final = (300, 999)
+"""The lowest and the highest status of a failure."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-]{1,253}", re.ASCII)
@@ -86,6 +89,20 @@ class Events(fields.List[str]):
         if wrong:
             raise ValidationError(wrong)
         return list(dict.fromkeys(name for name in names if name))
+
+
+class Statuses(fields.List[int]):
+    """HTTP statuses of failures, kept in the order given, each once."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            Whole(validate=failure_status), validate=validate.Length(max=MAX_STATUSES), **kwargs
+        )
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> list[int | None]:
+        return list(dict.fromkeys(super()._deserialize(value, attr, data, **kwargs)))
 
 
 class Headers(fields.Dict):
@@ -186,6 +203,15 @@ class Moment(fields.Field[float]):
 
 
 # --- validators ------------------------------------------------------------------------------
+
+
+def failure_status(value: int) -> None:
+    """A final HTTP status that is no 2xx; beyond 599 too, since receivers answer 999."""
+    low, high = STATUSES
+    if 200 <= value <= 299:
+        raise ValidationError(f"{value} means delivered. Name statuses from {low} to {high}.")
+    if not low <= value <= high:
+        raise ValidationError(f"Must be an HTTP status from {low} to {high}.")
 
 
 def web_url(value: str) -> None:

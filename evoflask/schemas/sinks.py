@@ -20,6 +20,7 @@ from evoflask.schemas.fields import (
     Headers,
     Matching,
     Seconds,
+    Statuses,
     Whole,
     exchange,
     order_by,
@@ -30,6 +31,9 @@ from evoflask.schemas.fields import (
 
 FORMATS: Final = ("standard",)
 _AWS: Final = "https://sqs.eu-west-1.amazonaws.com"
+GIVE_UP_ON: Final = (400, 410, 413, 422)
+"""A webhook's answers that say no for good; `giveUpOn` replaces them. These are about the event or
+its receiver's end. Others (401, 403, 404) also come from a receiver that is being redeployed."""
 MAX_RETRIES: Final = 20
 MAX_RETRY_SECONDS: Final = 604_800
 
@@ -70,6 +74,7 @@ class Webhook(Common):
     headers = Headers(allow_none=True, load_default=dict)
     byEvents = Flag(allow_none=True, load_default=False)
     base64 = Flag(allow_none=True, load_default=False)
+    giveUpOn = Statuses(allow_none=True, load_default=lambda: list(GIVE_UP_ON))
     secret = fields.String(allow_none=True, load_default=None, validate=signing_secret)
 
 

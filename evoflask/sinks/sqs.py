@@ -180,9 +180,6 @@ _SENTENCES: Mapping[str, str] = {
 }
 _QUIET = frozenset({"SignatureDoesNotMatch", "IncompleteSignature", "InvalidSignatureException"})
 """Whose message is a page of what was signed."""
-_REJECTED = frozenset(
-    {"QueueDoesNotExist", "NonExistentQueue", "UnsupportedOperation", "InvalidAddress"}
-)
 _OF_ONE = frozenset(
     {
         *("InvalidParameterValue", "InvalidParameterValueException", "InvalidParameter"),
@@ -205,8 +202,9 @@ def classify(
 ) -> Attempt:
     """What a refusal of SQS means, of a call or (`sender_fault`) of one message in it. Pure.
 
-    Credentials that are not let in are REFUSED, not rejected: they are mended by an operator,
-    and until then the lane pauses instead of turning its events into dead letters.
+    Credentials that are not accepted, and a queue that does not exist, are REFUSED, not rejected:
+    an operator mends them, and until then the lane pauses instead of turning its events into dead
+    letters.
     """
     word = re.split(r"[.#]", code)[-1] or str(status)
     sentence = _SENTENCES.get(word, f"SQS refused it: {word}")
@@ -214,7 +212,7 @@ def classify(
     detail = _short(f"{sentence}: {told}" if told else sentence)
     if word in _THROTTLED or status in (429, 503):
         return Attempt(Outcome.REFUSED, word, detail, retry_after or THROTTLED_SECONDS)
-    if word in _REJECTED or word in _OF_ONE:
+    if word in _OF_ONE:
         return Attempt(Outcome.REJECTED, word, detail)
     known = word in _SENTENCES or code.startswith(("Kms", "KMS."))
     outcome = Outcome.REJECTED if sender_fault and not known else Outcome.REFUSED

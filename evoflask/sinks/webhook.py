@@ -33,6 +33,7 @@ from yarl import URL
 from evoflask import __version__, formats, masks, signing
 from evoflask.net import guard, story
 from evoflask.net import http as net_http
+from evoflask.schemas import GIVE_UP_ON
 from evoflask.settings import Settings
 from evoflask.sinks._answers import excerpt, head
 from evoflask.sinks._http import (
@@ -52,7 +53,7 @@ MAX_REDIRECTS = 3
 CACHED = 20_000
 """Destinations kept prepared, some kilobytes each."""
 
-_REJECTED = frozenset({400, 401, 403, 404, 410, 413, 422})
+_GIVE_UP_ON = frozenset(GIVE_UP_ON)
 _FOLLOWED = frozenset({307, 308})
 _DEFAULT_HEADERS = (
     ("Content-Type", "application/json"),
@@ -140,7 +141,7 @@ class WebhookSink(Sink):
             try:
                 if reply.status not in _FOLLOWED:
                     return await _read(reply, url, destination, body, limit)
-                moved = _moved(url, reply)
+                moved = _moved(url, reply, destination.give_up_on)
             finally:
                 reply.release()
             if isinstance(moved, Attempt):
@@ -152,7 +153,7 @@ class WebhookSink(Sink):
             self._check(moved)
             url, body.host = moved, host_of(moved)
         why = f"more than {MAX_REDIRECTS} redirects"
-        return Attempt(Outcome.REFUSED, str(reply.status), why, host=body.host)
+        return failed(reply.status, why, give_up_on=destination.give_up_on).told(body.host)
 
     def _usual(self) -> Line:
         """What is sent over. A proxy is spoken to by aiohttp."""
@@ -208,6 +209,8 @@ class _Destination:
     host: str
     shows: bool
     """Whether what is answered to a delivery that worked is shown."""
+    give_up_on: frozenset[int]
+    """Statuses that say no for good."""
     jwt_key: str
     """Signs a Bearer for each attempt; "": there is none."""
     urls: dict[str, URL] = field(default_factory=dict)
@@ -270,6 +273,7 @@ def _prepare(target: Target, server: Settings) -> _Destination:
     for name, value in custom.items():
         if name.lower() not in guard.RESERVED_HEADERS and name.lower() != signing.JWT_KEY:
             headers[name] = str(value)
+    give_up_on = settings.get("giveUpOn")  # rows stored before this field have none
     jwt_key = signing.jwt_key_of(custom)
     if jwt_key:
         headers.pop("Authorization", None)
@@ -290,6 +294,7 @@ def _prepare(target: Target, server: Settings) -> _Destination:
         hidden=_hidden(url, headers, custom, target.keys),
         host=host_of(url),
         shows=server.attempts_log == "all",
+        give_up_on=_GIVE_UP_ON if give_up_on is None else frozenset(give_up_on),
         jwt_key=jwt_key,
     )
 
@@ -327,7 +332,7 @@ async def _read(
 ) -> Attempt:
     status = reply.status
     if not 200 <= status < 300:
-        return await _read_failure(reply, url, body, limit)
+        return await _read_failure(reply, url, destination, body, limit)
     begins, whole = await reply.success()
     if not whole:
         return Attempt(
@@ -339,34 +344,43 @@ async def _read(
     return destination.delivered(status, begins if destination.shows else b"", url, body)
 
 
-async def _read_failure(reply: Reply, url: URL, body: Body, limit: asyncio.Timeout) -> Attempt:
+async def _read_failure(
+    reply: Reply, url: URL, destination: _Destination, body: Body, limit: asyncio.Timeout
+) -> Attempt:
     """The status stands; what can be read of the answer in a moment goes into the detail."""
     answer = await reply.failure(limit)
     hidden = (*body.hidden, url.raw_query_string, url.query_string)
     asked = parse_retry_after(reply.header("Retry-After"), time.time())
-    attempt = classify(reply.status, asked, excerpt(answer, hidden))
+    told = excerpt(answer, hidden)
+    attempt = classify(reply.status, asked, told, give_up_on=destination.give_up_on)
     return attempt.told(body.host, head(answer, hidden))
 
 
-def _moved(url: URL, reply: Reply) -> URL | Attempt:
+def _moved(url: URL, reply: Reply, give_up_on: frozenset[int]) -> URL | Attempt:
     """Where a 307 or 308 points to, or why it is a failure."""
-    code = str(reply.status)
     location = reply.header("Location") or ""
     if not location:
-        return Attempt(Outcome.REFUSED, code, "redirect without a Location")
+        return failed(reply.status, "redirect without a Location", give_up_on=give_up_on)
     try:
         moved = _url(str(url.join(_parsed(location)))).with_user(None)
     except (ValueError, aiohttp.InvalidURL):
-        return Attempt(Outcome.REFUSED, code, "redirect to something that is no http(s) URL")
+        why = "redirect to something that is no http(s) URL"
+        return failed(reply.status, why, give_up_on=give_up_on)
     if url.scheme == "https" and moved.scheme == "http":
-        return Attempt(Outcome.REFUSED, code, "redirect from https to http")
+        return failed(reply.status, "redirect from https to http", give_up_on=give_up_on)
     return moved
 
 
 # What an ending means
 
 
-def classify(status: int, asked: float | None = None, answer: str = "") -> Attempt:
+def classify(
+    status: int,
+    asked: float | None = None,
+    answer: str = "",
+    *,
+    give_up_on: frozenset[int] = _GIVE_UP_ON,
+) -> Attempt:
     """What an answer's status means. `asked`: its Retry-After in seconds; `answer`: an excerpt
     of its body. Pure."""
     if 200 <= status < 300:
@@ -376,7 +390,13 @@ def classify(status: int, asked: float | None = None, answer: str = "") -> Attem
         detail += ": the URL moved; set the new one, a POST does not follow this redirect"
     if answer:
         detail += f": {answer}"
-    detail = short(detail)
-    if status in _REJECTED:
+    return failed(status, short(detail), asked, give_up_on=give_up_on)
+
+
+def failed(
+    status: int, detail: str, asked: float | None = None, *, give_up_on: frozenset[int]
+) -> Attempt:
+    """Return the attempt that a status other than 2xx ends. Pure."""
+    if status in give_up_on:
         return Attempt(Outcome.REJECTED, str(status), detail)
     return Attempt(Outcome.REFUSED, str(status), detail, asked)

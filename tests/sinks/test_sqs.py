@@ -443,10 +443,10 @@ def test_a_call_refused_for_one_message_is_that_messages_alone(calls: Calls) -> 
     assert len(calls.calls) == 6
 
 
-def test_a_queue_that_is_not_there_is_rejected_in_words(moto: SqsHarness) -> None:
+def test_a_queue_that_is_not_there_is_refused_in_words(moto: SqsHarness) -> None:
     [[attempt]] = send(moto.settings(), [delivery(moto.queue("nowhere"))])
 
-    assert attempt.outcome is Outcome.REJECTED
+    assert attempt.outcome is Outcome.REFUSED
     assert "the queue does not exist" in attempt.detail
 
 
@@ -689,8 +689,8 @@ def test_what_was_never_sent_is_unreachable() -> None:
 @pytest.mark.parametrize(
     ("code", "status", "outcome"),
     [
-        ("AWS.SimpleQueueService.NonExistentQueue", 400, Outcome.REJECTED),
-        ("QueueDoesNotExist", 400, Outcome.REJECTED),
+        ("AWS.SimpleQueueService.NonExistentQueue", 400, Outcome.REFUSED),
+        ("QueueDoesNotExist", 400, Outcome.REFUSED),
         ("InvalidMessageContents", 400, Outcome.REJECTED),
         ("BatchRequestTooLong", 400, Outcome.REJECTED),
         ("InvalidClientTokenId", 403, Outcome.REFUSED),

@@ -61,7 +61,7 @@ def test_an_operator_who_is_away_delays_nobody_and_hears_nothing_of_himself(
     house = make_house(retry_schedule="0.1", operator_webhook_url=receiver.url("/status/500"))
     client = house.client()
     client.create("a")
-    client.set_webhook("a", receiver.url("/status/404"))
+    client.set_webhook("a", receiver.url("/status/410"))
 
     client.emit_many("a", [{"event": "CALL", "data": {"n": n}} for n in range(20)])
     wait_for(lambda: house.query("SELECT 1 FROM dead_letter WHERE instance_name = '_operator'"), 60)

@@ -63,7 +63,7 @@ def story(house: House, receiver: Receiver) -> None:
     client = house.client()
     made = client.create("a", websocket={"events": []})
     client.subscribe("a", "good", receiver.url("/good"))
-    client.subscribe("a", "bad", receiver.url("/status/404"), retry=[])
+    client.subscribe("a", "bad", receiver.url("/status/410"))
     with Socket(house, made["hash"]) as ws:
         ws.join("a")
         for n in range(10):

@@ -87,7 +87,8 @@ def test_the_event_and_its_data_may_be_given(
     ("path", "code", "words"),
     [
         ("/status/404", "404", "The receiver answered 404: the URL's path is wrong"),
-        ("/status/401", "401", "other credentials"),
+        ("/status/401", "401", "An event that gets this answer is retried."),
+        ("/status/422", "422", "becomes a dead letter at once: giveUpOn has 422."),
         ("/status/503", "503", "the receiver failed inside"),
         ("/redirect/302/elsewhere", "302", "the URL moved"),
         ("/garbage", "bad-answer", "not as this kind of receiver does"),

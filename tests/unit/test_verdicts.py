@@ -29,7 +29,11 @@ def test_each_sink_has_words_for_what_was_delivered(sink: str) -> None:
 @pytest.mark.parametrize(
     ("sink", "code", "outcome", "words"),
     [
-        ("webhook", "404", Outcome.REJECTED, "The receiver answered 404: the URL's path is wrong"),
+        ("webhook", "404", Outcome.REFUSED, "The receiver answered 404: the URL's path is wrong"),
+        ("webhook", "404", Outcome.REFUSED, "An event that gets this answer is retried."),
+        ("webhook", "418", Outcome.REFUSED, "An event that gets this answer is retried."),
+        ("webhook", "422", Outcome.REJECTED, "becomes a dead letter at once: giveUpOn has 422."),
+        ("webhook", "500", Outcome.REJECTED, "becomes a dead letter at once: giveUpOn has 500."),
         ("webhook", "500", Outcome.REFUSED, "the receiver failed inside"),
         ("webhook", "599", Outcome.REFUSED, "the receiver failed inside"),
         ("webhook", "418", Outcome.REFUSED, "answered 418, which means that it did not take"),

@@ -170,7 +170,7 @@ def test_a_nest_is_taken_or_refused_and_never_a_defect(
 
 
 @held
-@given(value=NUMBERS, field=st.sampled_from(["timeout", "concurrency", "retry"]))
+@given(value=NUMBERS, field=st.sampled_from(["timeout", "concurrency", "retry", "giveUpOn"]))
 def test_a_number_is_taken_exactly_where_the_rule_says_so(
     call: Request, instance: str, value: float, field: str
 ) -> None:
@@ -181,15 +181,17 @@ def test_a_number_is_taken_exactly_where_the_rule_says_so(
         "timeout": within(1, 60),
         "concurrency": within(1, 64) and value == int(value),
         "retry": within(0, 604_800),
+        "giveUpOn": within(300, 999) and value == int(value),
     }[field]
-    given_ = [value] if field == "retry" else value
+    listed = field in ("retry", "giveUpOn")
+    given_ = [value] if listed else value
 
     answer = call("POST", "/webhook/set/a", {"webhook": {field: given_}})
 
     assert answer.status_code == (201 if good else 400), answer.json
     if good:
         shown = (answer.json or {})[field]
-        shown = shown[0] if field == "retry" else shown
+        shown = shown[0] if listed else shown
         assert math.isclose(shown, value)
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.databases
 KEYS = {
     "webhook": [
         "id", "url", "headers", "enabled", "events", "webhookByEvents", "webhookBase64",
-        "createdAt", "updatedAt", "instanceId", "byEvents", "base64",
+        "createdAt", "updatedAt", "instanceId", "byEvents", "base64", "giveUpOn",
     ],
     "websocket": ["id", "enabled", "events", "createdAt", "updatedAt", "instanceId"],
     "rabbitmq": [
@@ -192,6 +192,41 @@ def test_a_jwt_key_is_masked_like_every_header_and_its_mask_keeps_it(
     assert first.status_code == 201, first.text
     assert first.json["headers"] == shown == {"jwt_key": MASK}
     assert Subscription.get().open_settings()["headers"] == {"jwt_key": "clé €"}
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ([404], [404]),
+        ([], []),
+        (None, [400, 410, 413, 422]),
+        ([503, 404.0, 503], [503, 404]),
+        ([300, 999], [300, 999]),
+    ],
+)
+def test_give_up_on_is_stored_as_given_each_status_once(
+    call: Request, instance: str, given: Any, stored: list[int]
+) -> None:
+    fresh = call("POST", "/webhook/set/a", {"concurrency": 2}).json["giveUpOn"]
+    first = call("POST", "/webhook/set/a", {"giveUpOn": given})
+    named = call("PUT", "/subscription/a/webhook", {"concurrency": 3}).json["giveUpOn"]
+    found = call("GET", "/webhook/find/a").json["giveUpOn"]
+
+    assert fresh == [400, 410, 413, 422]
+    assert (first.status_code, first.json["giveUpOn"]) == (201, stored)
+    assert named == found == stored
+    assert Subscription.get().open_settings()["giveUpOn"] == stored
+
+
+def test_a_row_of_before_give_up_on_has_the_default(call: Request, instance: str) -> None:
+    call("POST", "/webhook/set/a", {"concurrency": 2})
+    old = Subscription.get()
+    settings = {k: v for k, v in old.open_settings().items() if k != "giveUpOn"}
+    Subscription.update(settings=json.dumps(settings)).where(Subscription.id == old.id).execute()
+
+    found = call("GET", "/webhook/find/a")
+
+    assert found.json["giveUpOn"] == [400, 410, 413, 422]
 
 
 def test_half_a_surrogate_pair_is_no_jwt_key() -> None:

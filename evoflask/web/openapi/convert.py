@@ -11,7 +11,7 @@ from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import EXCLUDE, RAISE, Schema
 from marshmallow.fields import Field
 
-from evoflask import events
+from evoflask import events, signing
 from evoflask.schemas import fields
 from evoflask.schemas.sinks import EMPTY_IS_UNSET, Common
 
@@ -50,6 +50,7 @@ MOMENT: Final[Json] = {
     "description": "ISO 8601, UTC where it names no offset, or Unix seconds.",
     "example": "2026-11-24T09:30:00Z",
 }
+_STATUS: Final[Json] = dict(zip(("minimum", "maximum"), fields.STATUSES, strict=True))
 _OF_FIELD: Final[Mapping[type, Json]] = {
     fields.Event: {"$ref": "#/components/schemas/EventName"},
     fields.Events: {
@@ -58,6 +59,11 @@ _OF_FIELD: Final[Mapping[type, Json]] = {
         "maxItems": fields.MAX_EVENTS,
         "description": "Which events; empty: all.",
     },
+    fields.Statuses: {
+        "type": "array",
+        "items": {"type": "integer", **_STATUS},
+        "maxItems": fields.MAX_STATUSES,
+    },
     fields.Headers: {
         "type": "object",
         "propertyNames": {"pattern": anchored(fields.HEADER_NAME)},
@@ -65,6 +71,14 @@ _OF_FIELD: Final[Mapping[type, Json]] = {
             "type": "string",
             "maxLength": fields.MAX_HEADER_VALUE,
             "pattern": "^[ -~\u00a0-\u00ff]*$",
+        },
+        "patternProperties": {
+            f"^{''.join(f'[{c}{c.upper()}]' if c.isalpha() else c for c in signing.JWT_KEY)}$": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": fields.MAX_HEADER_VALUE,
+                "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$",
+            }
         },
         "maxProperties": fields.MAX_HEADERS,
         "example": {"X-Team": "support"},
@@ -115,7 +129,10 @@ _OF_SUBSCRIPTION: Final[Mapping[str, str]] = {
     "timeout": "Seconds for one try.",
     "byEvents": "The event's name is added to the path.",
     "base64": "`data` is sent as the base64 of its JSON.",
-    "headers": "Sent with each request; values are answered as a mask, which may be sent back.",
+    "headers": "Sent with each request; values are answered as a mask, which may be sent back. "
+    "`jwt_key` is not sent: it signs an `Authorization: Bearer` (HS256).",
+    "giveUpOn": "Statuses that end an event at once; every other failure is retried. Empty: none "
+    "does. Redirects 307 and 308 are followed first.",
     "exchange": "A topic exchange; it is declared.",
     "mandatory": "A message that reaches no queue has failed.",
     "jetstream": "Wait until a stream has it; else nothing proves that anybody does.",
