@@ -1,11 +1,13 @@
-"""How much of one HTTP/1 request has arrived. Pure: bytes in, a state out.
+"""Find where one HTTP/1 request ends. Pure: bytes in, a state out.
 
-It says where a request ends, and judges nothing: whether it is a good one is for gunicorn's
-parser, which gets exactly the bytes of one request. So where a head is odd (two lengths, a
-length that is no number, an encoding that is not `chunked`) it gets what is there, says what is
-wrong with it, and the connection ends: `complete` is False. And where the two should ever
-disagree about a request's last byte, the parser finds no more, or something left over, and the
-connection ends too. So nothing is smuggled behind anything.
+This module does not judge a request. gunicorn's parser does, and gets exactly the bytes of one
+request. If a head is odd (two lengths, a length that is no number, a coding other than `chunked`),
+the parser gets the bytes that are there and the connection ends: `complete` is False. The
+connection also ends if the parser finds another end of the request. So no request hides behind
+another one.
+
+The work is linear in the bytes that arrive, in whatever pieces: no byte is searched twice, but for
+the three that may begin a terminator. All of this runs on the main thread, before any key is known.
 """
 
 from __future__ import annotations
@@ -16,77 +18,108 @@ from enum import Enum
 from typing import Final
 
 _END: Final = b"\r\n\r\n"
+_BLANK: Final = re.compile(rb"(?:\r\n)+")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\Z")
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}\Z")
 _EXPECT: Final = re.compile(rb"\r\nexpect:[^\r\n]*", re.I)
 _MAX_LINE: Final = 8190
-"""Of a line that announces a chunk, as gunicorn's own."""
+"""Bytes of a line that announces a chunk, as in gunicorn."""
+_MAX_FIELDS: Final = 100
+"""Header lines that are read, as in gunicorn, which refuses a head with more."""
+_STEP: Final = 2_048
+"""Bytes copied at once while the end is not known, so that few belong to the next request."""
+_FREE_CHUNKS: Final = 16_384
+_CHUNK_BYTES: Final = 64
+"""A body may have `_FREE_CHUNKS`, and one more for so many bytes: each costs a search."""
 
 
 class State(Enum):
     """Where a request is."""
 
     IDLE = "idle"
-    """Not a byte yet."""
+    """No byte of it has arrived."""
     HEAD = "head"
     BODY = "body"
     WHOLE = "whole"
-    """Its last byte is here, or nothing more is wanted of it."""
-    ENDLESS = "endless"
-    """A head beyond its bound."""
+    """Its last byte has arrived, or no more of it is wanted."""
+    REFUSED = "refused"
+    """It is beyond a bound; `refusal` says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """In bytes. `head`: request line and headers. `body`: above it a body is not received, since
-    its length alone gets it refused."""
+    """In bytes. `head`: request line and headers, and trailers alike. `body`: a longer body is not
+    received, because its length alone gets it refused."""
 
     head: int
     body: int
 
 
 class Arrival:
-    """One request on its way. `data`: its bytes, and what came behind them."""
+    """One request that is being received. `data`: its bytes."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._seen = 0
-        """Bytes of `data` that need not be looked at again."""
+        """Bytes of `data` that are read: the head, and whole chunks."""
+        self._searched = 0
+        """Bytes of `data` in which the next terminator does not begin."""
         self._end: int | None = None
-        """Where it ends, as far as that is known."""
+        """Where the request ends, once known."""
+        self._chunk_end = 0
+        """Where the chunk ends whose line was read."""
+        self._trailers: int | None = None
+        """Where the line of the last chunk ends."""
         self._chunked = False
+        self._blank = 0
+        self._chunks = self._payload = 0
         self.data = bytearray()
         self.state = State.IDLE
         self.complete = True
-        """False: there is more of it that was not received; the connection must not go on."""
+        """False: more of the request exists and was not received, so the connection must end."""
+        self.behind = memoryview(b"")
+        """Bytes of the last `take` that follow the request."""
         self.expects = False
         """The client waits for `100 Continue` before it sends the body."""
+        self.refusal = (431, "head too large")
+        """Status and reason, if the state is REFUSED."""
 
-    def take(self, data: bytes) -> State:
-        """More of it came."""
-        self.data += data
-        if self.state is State.IDLE and self.data:
+    def take(self, data: bytes | memoryview) -> State:
+        """Receive more of it."""
+        rest = memoryview(data)
+        while rest and self.state not in (State.WHOLE, State.REFUSED):
+            size = self._wanted()
+            self.data += rest[:size]
+            rest = rest[size:]
+            self._look()
+        if self.state is State.WHOLE and self.complete:
+            assert self._end is not None
+            over = len(self.data) - self._end
+            del self.data[self._end :]
+            self.behind = memoryview(data)[len(data) - len(rest) - over :]
+        return self.state
+
+    def end(self) -> State:
+        """The client sends no more. The parser gets what there is of a body and refuses it."""
+        if self.state is State.BODY:
+            self._break_off()
+        return self.state
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _wanted(self) -> int:
+        """Bytes to copy before the next look."""
+        if self._end is not None:
+            return self._end - len(self.data)
+        return max(_STEP, self._chunk_end - len(self.data))
+
+    def _look(self) -> None:
+        if self.state is State.IDLE:
             self.state = State.HEAD
         if self.state is State.HEAD:
             self._look_for_head()
         if self.state is State.BODY:
             self._look_for_end()
-        return self.state
-
-    def end(self) -> State:
-        """Nothing more will come. What is there of a body is for the parser, which says that it
-        broke off."""
-        if self.state is State.BODY:
-            self._break_off()
-        return self.state
-
-    def split(self) -> tuple[bytes, bytes]:
-        """The bytes of a whole request, and those behind it, of the next one."""
-        end = self._end if self.complete and self._end is not None else len(self.data)
-        view = memoryview(self.data)
-        return bytes(view[:end]), bytes(view[end:])
-
-    # -- inside ------------------------------------------------------------------------------
 
     def _end_at(self, at: int) -> None:
         self._end = at
@@ -94,22 +127,35 @@ class Arrival:
             self.state = State.WHOLE
 
     def _break_off(self) -> None:
-        """What is there is all that the parser gets, and the last of this connection."""
+        """The parser gets what is there, and the connection ends."""
         self.state = State.WHOLE
         self.complete = False
 
+    def _refuse(self, status: int, why: str) -> None:
+        self.state = State.REFUSED
+        self.refusal = (status, why)
+
+    def _find(self, what: bytes, start: int, end: int | None = None) -> int:
+        """The place of a terminator that begins at `start` or later, searched from where the
+        search before this one ended. -1: it has not arrived."""
+        found = self.data.find(what, max(start, self._searched), end)
+        if found < 0:
+            self._searched = max(start, len(self.data) - len(what) + 1)
+        return found
+
     def _look_for_head(self) -> None:
-        # Empty lines before a request are allowed, and are no request.
-        while self.data.startswith(b"\r\n"):
-            del self.data[:2]
-            self._seen = 0
-        at = self.data.find(_END, max(0, self._seen - 3))
+        # Empty lines before a request are allowed, and are no part of it.
+        blank = _BLANK.match(self.data)
+        if blank is not None:
+            del self.data[: blank.end()]
+            self._blank += blank.end()
+            self._searched = 0
+        at = self._find(_END, 0)
         if at < 0:
-            self._seen = len(self.data)
-            if not self.data:
+            if len(self.data) + self._blank > self._bounds.head:
+                self._refuse(431, "head too large")
+            elif not self.data:
                 self.state = State.IDLE
-            elif self._seen > self._bounds.head:
-                self.state = State.ENDLESS
             return
         head = bytes(self.data[:at])
         self._seen = at + len(_END)
@@ -117,6 +163,9 @@ class Arrival:
         self._read_head(head)
 
     def _read_head(self, head: bytes) -> None:
+        if head.count(b"\r\n") > _MAX_FIELDS:
+            self._break_off()
+            return
         lengths: list[bytes] = []
         codings: list[bytes] = []
         for line in head.split(b"\r\n")[1:]:
@@ -144,7 +193,7 @@ class Arrival:
         if found is None:
             return
         if found.group().partition(b":")[2].strip().lower() == b"100-continue":
-            # It is said by whoever receives the body; said twice, some clients stumble.
+            # The worker sends it. If the parser sent it again, some clients would stumble.
             self.expects = True
             del self.data[found.start() : found.end()]
             self._seen -= len(found.group())
@@ -154,14 +203,30 @@ class Arrival:
             assert self._end is not None
             self._end_at(self._end)
             return
-        while self.state is State.BODY and self._step_over_chunk():
+        while self.state is State.BODY and self._trailers is None and self._step_over_chunk():
             pass
+        if self._trailers is not None:
+            self._look_for_trailers(self._trailers)
         if self.state is State.BODY and len(self.data) > self._bounds.head + self._bounds.body:
             self._break_off()
 
     def _step_over_chunk(self) -> bool:
-        """Whether a chunk is there and was stepped over."""
-        at = self.data.find(b"\r\n", self._seen, self._seen + _MAX_LINE)
+        """Step over the next chunk. Returns False if not all of it is there."""
+        if not self._chunk_end and not self._read_chunk_line():
+            return False
+        after = self._chunk_end
+        if after > len(self.data):
+            return False
+        if self.data[after - 2 : after] != b"\r\n":
+            self._break_off()
+            return False
+        self._seen = after
+        self._chunk_end = 0
+        return True
+
+    def _read_chunk_line(self) -> bool:
+        """Read the line that announces a chunk. Returns False if there is no chunk to step over."""
+        at = self._find(b"\r\n", self._seen, self._seen + _MAX_LINE)
         if at < 0:
             if len(self.data) - self._seen >= _MAX_LINE:
                 self._break_off()
@@ -170,20 +235,27 @@ class Arrival:
         if size is None:
             self._break_off()
             return False
-        if int(size.group(1), 16) == 0:
-            self._look_for_trailers(at)
+        length = int(size.group(1), 16)
+        if length == 0:
+            self._trailers = at
             return False
-        after = at + 2 + int(size.group(1), 16) + 2
-        if after > len(self.data):
+        self._chunk_end = at + 2 + length + 2
+        self._chunks += 1
+        self._payload += length
+        framing = self._chunk_end - self._payload
+        if self._chunks > _FREE_CHUNKS + self._payload / _CHUNK_BYTES or (
+            framing > self._payload + 2 * self._bounds.head
+        ):
+            self._refuse(400, "its chunks are too small")
             return False
-        if self.data[after - 2 : after] != b"\r\n":
-            self._break_off()
-            return False
-        self._seen = after
         return True
 
     def _look_for_trailers(self, at: int) -> None:
-        """Behind the last chunk's line, which ends at `at`."""
-        end = self.data.find(_END, at)
-        if end >= 0:
+        """Look for the end of the trailers, which follow the last chunk's line; it ends at `at`."""
+        end = self._find(_END, at)
+        if (len(self.data) if end < 0 else end) - at > self._bounds.head:
+            self._refuse(431, "trailers too large")
+        elif end >= 0 and self.data.count(b"\r\n", at, end) > _MAX_FIELDS:
+            self._refuse(431, "too many trailers")
+        elif end >= 0:
             self._end_at(end + len(_END))

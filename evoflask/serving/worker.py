@@ -110,7 +110,7 @@ class _Letterbox:
     def __init__(self) -> None:
         self._data = memoryview(b"")
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes | bytearray) -> None:
         self._data = memoryview(data)
 
     def recv(self, size: int) -> bytes:
@@ -135,8 +135,8 @@ class Visitor(TConn):  # type: ignore[misc]  # gunicorn carries no types
         self.since = time.monotonic()
         self.registered = False
         self.discarded = 0
-        self.rest = b""
-        """What came behind the request that is being answered."""
+        self.rest: bytes | memoryview = b""
+        """Bytes that follow the request that is being answered."""
         self.last = False
         """Nothing after that request may be read."""
         self.answered = -_HOLD
@@ -146,8 +146,8 @@ class Visitor(TConn):  # type: ignore[misc]  # gunicorn carries no types
 
     def open(self, arrival: Arrival) -> None:
         """A whole request, for the parser."""
-        request, self.rest = arrival.split()
-        self.letterbox.put(request)
+        self.rest = arrival.behind
+        self.letterbox.put(arrival.data)
         self.last = not arrival.complete
 
 
@@ -205,7 +205,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         else:
             self._drop(conn)
 
-    def _take(self, conn: Visitor, data: bytes) -> None:
+    def _take(self, conn: Visitor, data: bytes | memoryview) -> None:
         if conn.arrival is None:
             conn.arrival = Arrival(self.patience.bounds)
         before, size = conn.arrival.state, len(conn.arrival.data)
@@ -214,8 +214,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         if state is State.WHOLE:
             self._hand_over(conn)
             return
-        if state is State.ENDLESS:
-            self._refuse(conn, 431, "head too large")
+        if state is State.REFUSED:
+            self._refuse(conn, *conn.arrival.refusal)
             return
         if before is not state and state is not State.IDLE:
             self._wait(conn, Phase.RECEIVING)

@@ -218,6 +218,18 @@ class House:
         line = next(line for line in status.splitlines() if line.startswith(field))
         return int(line.split()[1]) * 1024
 
+    def cpu(self, kind: str, n: int = 0) -> float:
+        """Seconds of CPU that the process and its children have used."""
+        total = 0.0
+        pids = [self.process(kind, n).pid]
+        for pid in pids:
+            tasks = Path(f"/proc/{pid}/task")
+            for children in tasks.glob("*/children"):
+                pids += map(int, children.read_text().split())
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return total
+
     def output(self, kind: str) -> str:
         """What all processes of a kind wrote, those before a restart too."""
         logs = [log for log in self._logs if log.name.startswith(kind)]

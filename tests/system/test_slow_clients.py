@@ -397,6 +397,40 @@ def test_a_head_without_an_end_is_refused(house: House) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
+def test_trailers_without_an_end_keep_nobody_waiting_and_are_refused(house: House) -> None:
+    """Without a key: where a request ends is found before its key is read."""
+    chunked = "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    lines = "".join(f"X-{n}: {'x' * 100}\r\n" for n in range(13))
+    alone = healthz(house)
+    cpu = house.cpu("web")
+
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(house)) for _ in range(30)]
+        beside = []
+        for peer in peers:
+            peer.say(chunked)
+        for _ in range(50):
+            for peer in peers:
+                with contextlib.suppress(ConnectionError):
+                    peer.say(lines)
+            beside.append(healthz(house, 1))
+        answers = [peer.hear() for peer in peers]
+
+    print(f"30 connections with 2.1 MB of trailers: {house.cpu('web') - cpu:.2f} s of CPU")
+    compare("trailers", alone, max(beside))
+    assert all(answer.startswith(b"HTTP/1.1 431 ") for answer in answers)
+
+
+def healthz(house: House, count: int = 20) -> float:
+    """The longest of so many requests, in seconds."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        assert requests.get(f"http://127.0.0.1:{house.port}/healthz", timeout=60).ok
+        times.append(time.perf_counter() - began)
+    return max(times)
+
+
 def test_a_thousand_wrong_keys_a_second_keep_nobody_waiting(make_house: MakeHouse) -> None:
     house = make_house(
         workers=0, clock=False, web_concurrency=2, auth_failures_per_minute=30, web_threads=4

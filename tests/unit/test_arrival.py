@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -26,6 +27,11 @@ def all_at_once(data: bytes) -> Arrival:
     return arrival
 
 
+def split(arrival: Arrival) -> tuple[bytes, bytes]:
+    """The bytes of a request that is whole, and the bytes behind it."""
+    return bytes(arrival.data), bytes(arrival.behind)
+
+
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("behind", [b"", b"G", GET])
 def test_a_request_ends_where_it_ends(request_: bytes, behind: bytes) -> None:
@@ -33,7 +39,7 @@ def test_a_request_ends_where_it_ends(request_: bytes, behind: bytes) -> None:
 
     assert arrival.state is State.WHOLE
     assert arrival.complete
-    assert arrival.split() == (request_, behind)
+    assert split(arrival) == (request_, behind)
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -56,7 +62,7 @@ def test_in_which_pieces_it_comes_makes_no_difference(seed: int) -> None:
         arrival.take(rest[:size])
         rest = rest[size:]
 
-    found, behind = arrival.split()
+    found, behind = split(arrival)
     assert found == request_
     assert len(behind) < 4
 
@@ -66,7 +72,7 @@ def test_empty_lines_before_a_request_are_no_part_of_it() -> None:
 
     assert arrival.take(b"\r\n") is State.IDLE
     assert arrival.take(b"\r\n" + GET) is State.WHOLE
-    assert arrival.split() == (GET, b"")
+    assert split(arrival) == (GET, b"")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_behind_an_odd_head_or_a_body_too_large_nothing_is_read(head: bytes) -> 
 
     assert arrival.state is State.WHOLE
     assert not arrival.complete
-    assert arrival.split()[1] == b""
+    assert split(arrival)[1] == b""
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_bodies_of_unknown_length_have_a_bound() -> None:
 
 
 def test_a_head_without_an_end_has_a_bound() -> None:
-    assert all_at_once(b"GET / HTTP/1.1\r\nX: " + b"x" * 1_000).state is State.ENDLESS
+    assert all_at_once(b"GET / HTTP/1.1\r\nX: " + b"x" * 1_000).state is State.REFUSED
 
 
 def test_a_body_that_breaks_off_is_for_the_parser() -> None:
@@ -133,7 +139,7 @@ def test_a_body_that_breaks_off_is_for_the_parser() -> None:
 
     assert arrival.end() is State.WHOLE
     assert not arrival.complete
-    assert arrival.split() == (POST[:-1], b"")
+    assert split(arrival) == (POST[:-1], b"")
 
 
 def test_a_head_that_breaks_off_is_nothing() -> None:
@@ -148,7 +154,7 @@ def test_a_client_that_waits_to_be_told_is_found_and_its_wish_taken_out(value: b
 
     assert arrival.expects
     assert arrival.take(b"hello" + GET) is State.WHOLE
-    assert arrival.split() == (POST, GET)
+    assert split(arrival) == (POST, GET)
 
 
 def test_other_expectations_are_the_parsers() -> None:
@@ -157,4 +163,134 @@ def test_other_expectations_are_the_parsers() -> None:
     arrival = all_at_once(odd)
 
     assert not arrival.expects
-    assert arrival.split() == (odd, b"")
+    assert split(arrival) == (odd, b"")
+
+
+# -- work ----------------------------------------------------------------------------------------
+
+
+def seconds(first: bytes, piece: bytes, count: int, bounds: Bounds) -> float:
+    """CPU of receiving `first` and then so many equal pieces. The least of five runs."""
+    runs = []
+    for _ in range(5):
+        arrival = Arrival(bounds)
+        began = time.thread_time()
+        arrival.take(first)
+        for _ in range(count):
+            arrival.take(piece)
+        runs.append(time.thread_time() - began)
+        assert arrival.state in {State.HEAD, State.BODY}
+    return min(runs)
+
+
+CHUNKS = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIPS = {
+    "head": (b"GET / HTTP/1.1\r\n", b"X: " + b"x" * 95 + b"\r\n"),
+    "one header": (b"GET / HTTP/1.1\r\nX: ", b"x" * 100),
+    "carriage returns": (b"GET / HTTP/1.1\r\nX: ", b"\r" * 100),
+    "trailers": (CHUNKS + b"0\r\n", b"X: " + b"x" * 95 + b"\r\n"),
+    "one trailer": (CHUNKS + b"0\r\nX: ", b"x" * 100),
+    "chunks": (CHUNKS, b"5f\r\n" + b"x" * 95 + b"\r\n"),
+    "one chunk": (CHUNKS + b"fffffff\r\n", b"x" * 100),
+    "a body": (b"POST / HTTP/1.1\r\nContent-Length: 199999999\r\n\r\n", b"x" * 100),
+}
+
+
+@pytest.mark.parametrize("drip", DRIPS.values(), ids=DRIPS)
+def test_the_work_grows_with_the_bytes_that_arrive_and_not_with_their_square(
+    drip: tuple[bytes, bytes],
+) -> None:
+    bounds = Bounds(head=200_000_000, body=200_000_000)
+
+    least, most = (seconds(*drip, count, bounds) for count in (2_000, 16_000))
+
+    assert most < 8 * 4 * least
+
+
+def test_requests_that_come_together_are_split_in_linear_work() -> None:
+    def seconds_of(count: int) -> float:
+        runs = []
+        for _ in range(5):
+            began = time.thread_time()
+            rest = memoryview(GET * count)
+            for _ in range(count):
+                arrival = Arrival(BOUNDS)
+                assert arrival.take(rest) is State.WHOLE
+                rest = arrival.behind
+            assert not rest
+            runs.append(time.thread_time() - began)
+        return min(runs)
+
+    assert seconds_of(8_000) < 8 * 4 * seconds_of(1_000)
+
+
+def test_empty_lines_before_a_request_cost_linear_work_and_have_a_bound() -> None:
+    def seconds_of(count: int) -> float:
+        runs = []
+        for _ in range(5):
+            arrival = Arrival(Bounds(head=100_000_000, body=0))
+            data = b"\r\n" * count
+            began = time.thread_time()
+            assert arrival.take(data) is State.IDLE
+            runs.append(time.thread_time() - began)
+        return min(runs)
+
+    assert seconds_of(800_000) < 8 * 4 * seconds_of(100_000)
+    assert all_at_once(b"\r\n" * 501).state is State.REFUSED
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_trailers_have_the_bound_of_a_head(size: int) -> None:
+    arrival = all_at_once(CHUNKED[:-2])
+    sent = 0
+
+    while arrival.state is State.BODY:
+        arrival.take(b"x" * size)
+        sent += size
+
+    assert arrival.state is State.REFUSED
+    assert arrival.refusal == (431, "trailers too large")
+    assert sent < BOUNDS.head + size
+
+
+def test_trailers_that_arrive_at_once_have_the_same_bound() -> None:
+    arrival = all_at_once(CHUNKED[:-2] + b"X: " + b"x" * BOUNDS.head + b"\r\n\r\n")
+
+    assert arrival.state is State.REFUSED
+
+
+def test_a_hundred_headers_and_trailers_are_read_and_no_more() -> None:
+    bounds = Bounds(head=65_536, body=5_000)
+    for count, state in ((100, State.WHOLE), (101, State.REFUSED)):
+        arrival = Arrival(bounds)
+        assert arrival.take(CHUNKED[:-2] + b"X: y\r\n" * count + b"\r\n") is state
+    for count, complete in ((100, True), (101, False)):
+        arrival = Arrival(bounds)
+        arrival.take(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * count + b"\r\n")
+        assert arrival.complete is complete
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"1;" + b"e" * 5_000 + b"\r\nx\r\n"])
+def test_chunks_that_are_mostly_framing_are_refused(chunk: bytes) -> None:
+    arrival = Arrival(Bounds(head=1_000, body=10_000_000))
+    arrival.take(CHUNKS)
+    sent = 0
+
+    while arrival.state is State.BODY:
+        arrival.take(chunk)
+        sent += len(chunk)
+
+    assert arrival.state is State.REFUSED
+    assert arrival.refusal == (400, "its chunks are too small")
+    assert sent < 200_000
+
+
+def test_ten_thousand_small_lines_in_a_chunk_each_are_a_body() -> None:
+    line = b'{"event":"CALL","data":{}}\n'
+    arrival = Arrival(Bounds(head=65_536, body=16_777_216))
+    arrival.take(CHUNKS)
+
+    for _ in range(10_000):
+        arrival.take(b"%x\r\n%b\r\n" % (len(line), line))
+
+    assert arrival.take(b"0\r\n\r\n") is State.WHOLE
