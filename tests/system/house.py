@@ -52,6 +52,7 @@ class House:
     `web`, `workers`, `clocks`: how many processes; the web processes share one port.
     `maxmemory` and `fsync` are Redis'. `faults`: the processes obey `arm`. `redis_server`: not
     started yet, as `store`: the database, else the one that the variable DATABASE names.
+    `roots`: checkouts that processes of a kind run from, where that is not this one.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class House:
         faults: bool = False,
         redis_server: RedisServer | None = None,
         store: Store | None = None,
+        roots: Mapping[str, Path] | None = None,
         **settings: object,
     ) -> None:
         self.folder = folder
@@ -75,6 +77,7 @@ class House:
         )
         self.port = free_port()
         self.store = store or usual(folder)
+        self.roots: dict[str, Path] = dict(roots or {})
         self._faults = faults
         self._procfile = read_procfile(ROOT / "Procfile")
         self._wanted = [("web", n) for n in range(web)]
@@ -201,7 +204,8 @@ class House:
     def command(self, kind: str, *arguments: str) -> Process:
         """A command of the Procfile, or of PATH, with the house's settings."""
         command = [*self._procfile.get(kind, [kind]), *arguments]
-        return Process(command, env=self.env, cwd=ROOT, log=self._log(kind)).start()
+        root = self.roots.get(kind, ROOT)
+        return Process(command, env=self.env, cwd=root, log=self._log(kind)).start()
 
     def flask(self, *arguments: str, timeout: float = 60) -> tuple[int, str]:
         """`flask --app app …`: (exit status, output)."""
@@ -328,7 +332,8 @@ class House:
             entry = str(Path(__file__).with_name("faulty.py"))
             words = [sys.executable, entry, str(self.folder), *words]
         # A log for each start, so that what it says is about this start.
-        process = Process(words, name=kind, env=self.env, cwd=ROOT, log=self._log(kind))
+        root = self.roots.get(kind, ROOT)
+        process = Process(words, name=kind, env=self.env, cwd=root, log=self._log(kind))
         if name in self._processes:
             self._processes[name].kill9()
         self._processes[name] = process.start()
