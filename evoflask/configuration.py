@@ -249,6 +249,15 @@ def read_target(lane: str) -> Target | None:
     return settings.target if settings else None
 
 
+def operator_target() -> Target | None:
+    """Where the operator's events go; None where nobody wants them. Raises `DatabaseDown`,
+    `Undecipherable`."""
+    query = Subscription.select(Subscription, Instance).join(Instance)
+    with db.translate():
+        row: Subscription | None = query.where(_live(OPERATOR) & Subscription.enabled).first()
+    return None if row is None else _lane_settings(row).target
+
+
 def _lane_settings(row: Subscription) -> LaneSettings:
     return LaneSettings(
         target=Target(

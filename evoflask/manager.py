@@ -20,6 +20,7 @@ from evoflask.configuration import Configuration, State
 from evoflask.envelope import Event
 from evoflask.errors import Conflict, NotFound, OutboxFull, TooFast, Unauthorized, Unavailable
 from evoflask.ids import OPERATOR
+from evoflask.log import Repeats
 from evoflask.outbox import Appended, Copies, Limits, NewEntry, Outbox, verbs
 from evoflask.outbox.members import key_hash
 from evoflask.outbox.timetable import Timetable
@@ -91,6 +92,7 @@ class EventManager:
         self.limits = limits_of(settings)
         self._unhurried = replace(self.limits, events_per_second=0)
         """For what was accepted before, and what we say ourselves."""
+        self._silent = Repeats(log)
         self._copies = Copies(settings.redis_wait_replicas, settings.redis_wait_seconds)
 
     # -- the seed's two verbs ----------------------------------------------------------------
@@ -243,7 +245,7 @@ class EventManager:
         if self._copies.replicas:
             answer = self.outbox.run_copied(call, self._copies)
         else:
-            answer = self.outbox.run(call)
+            answer = self.outbox.run_written(call)
         if answer.status == "limited":
             raise TooFast(
                 f"The instance's events come faster than {self.limits.events_per_second:g} a "
@@ -275,7 +277,9 @@ class EventManager:
             try:
                 bell.ring(self._bells, sink)
             except (redis.RedisError, OSError) as error:
-                log.warning("no bell, the clock will ring: %s", type(error).__name__)
+                self._silent.tell("no bell, the clock will ring", bell.translate(error))
+            else:
+                self._silent.over("bells ring again")
 
 
 def limits_of(settings: Settings) -> Limits:
