@@ -317,12 +317,12 @@ class Rotated(Answer):
     hash = _text()
 
 
-class Connection(InstanceName):
+class ConnectedInstance(InstanceName):
     state = _one_of("open")
 
 
 class ConnectionState(Answer):
-    instance = _one(Connection)
+    instance = _one(ConnectedInstance)
 
 
 class Message(Answer):
