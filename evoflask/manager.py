@@ -21,8 +21,9 @@ from evoflask.envelope import Event
 from evoflask.errors import Conflict, NotFound, OutboxFull, TooFast, Unauthorized, Unavailable
 from evoflask.ids import OPERATOR
 from evoflask.log import Repeats
+from evoflask.ordering import Order
 from evoflask.outbox import Appended, Copies, Limits, NewEntry, Outbox, verbs
-from evoflask.outbox.members import key_hash
+from evoflask.outbox.members import key_hash, key_of_its_own
 from evoflask.outbox.timetable import Timetable
 from evoflask.routing import Route, Rule
 from evoflask.settings import Settings
@@ -326,11 +327,15 @@ def _conflict(event: Event) -> Conflict:
 
 
 def _lanes(event: Event, rules: Sequence[Rule]) -> tuple[tuple[str, str], ...]:
-    keys: dict[str | None, str] = {}
+    keys: dict[Order, str] = {}
     for rule in rules:
-        if rule.order_by not in keys:
-            keys[rule.order_by] = key_hash(envelope.order_key(event, rule.order_by))
-    return tuple((rule.lane, keys[rule.order_by]) for rule in rules)
+        if rule.order not in keys:
+            keys[rule.order] = _key(event, rule.order)
+    return tuple((rule.lane, keys[rule.order]) for rule in rules)
+
+
+def _key(event: Event, order: Order) -> str:
+    return key_of_its_own(event.id) if order.is_none else key_hash(order.key(event))
 
 
 def _rule(route: Route | None, lane: str) -> Rule | None:
@@ -338,7 +343,7 @@ def _rule(route: Route | None, lane: str) -> Rule | None:
 
 
 def _again(event: Event, rule: Rule) -> NewEntry:
-    to = ((rule.lane, key_hash(envelope.order_key(event, rule.order_by))),)
+    to = ((rule.lane, _key(event, rule.order)),)
     return NewEntry(event.id, False, event.name, event.meta, event.data, to)
 
 
