@@ -42,6 +42,8 @@ def pytest_configure() -> None:
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % count
     size = len(process.PORTS) // count
+    # Tests pass on a machine five times as slow; a condition that comes true ends its wait.
+    process.PATIENCE = 5.0
     process.PORTS = process.PORTS[number * size : (number + 1) * size]
     # Whatever runs in the background of a script, or under nohup, ignores these, and so would
     # all that the tests start.

@@ -57,7 +57,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from evoflask.dev.process import die_with_parent
+from evoflask.dev.process import die_with_parent, wait_for
 
 MAX_HEAD = 65536
 """Bytes of request line and headers."""
@@ -618,12 +618,18 @@ class Receiver:
         return counts
 
     def wait_for(self, n: int, timeout: float = 10.0) -> None:
-        """Return when `n` requests arrived; TimeoutError says how many did."""
-        end = time.monotonic() + timeout
-        while (count := self.count()) < n:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{count} of {n} requests arrived within {timeout} s")
-            time.sleep(0.01)
+        """Return when `n` requests arrived. Raise `TimeoutError` with the number that did."""
+        count = 0
+
+        def arrived() -> bool:
+            nonlocal count
+            count = self.count()
+            return count >= n
+
+        try:
+            wait_for(arrived, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{count} of {n} requests arrived: {error}") from None
 
     def clear(self) -> None:
         """Forget what arrived; orders stay."""

@@ -65,13 +65,13 @@ class Page:
         if not port.exists() or not port.read_text().strip():
             return ""
         url = f"http://127.0.0.1:{port.read_text().split()[0]}/json"
-        pages = [t for t in requests.get(url, timeout=5).json() if t["type"] == "page"]
+        pages = [t for t in requests.get(url, timeout=25).json() if t["type"] == "page"]
         if not pages:
             return ""
         with connect(pages[0]["webSocketDebuggerUrl"]) as ws:
             words = {"expression": "document.body ? document.body.innerText : ''"}
             ws.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": words}))
-            return str(json.loads(ws.recv(timeout=5))["result"]["result"]["value"])
+            return str(json.loads(ws.recv(timeout=25))["result"]["result"]["value"])
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def procfile(root: Path) -> dict[str, list[str]]:
 
 def answered(port: int) -> int | None:
     """The status of a request that needs a key, without one."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=25)
     try:
         connection.request("GET", "/instance/fetchInstances")
         return connection.getresponse().status
@@ -178,7 +178,7 @@ def test_the_receiver_prints_what_arrives(platform: Start) -> None:
     receiver = platform("flask", "--app", "app", "receive", "--port", str(port))
     wait_for(lambda: "waiting" in receiver.output() or not receiver.alive, 20)
 
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=25)
     connection.request("POST", "/hook", b'{"event": "messages.upsert"}', {"webhook-id": "id-7"})
     assert connection.getresponse().status == 200
     connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -237,11 +238,11 @@ def test_a_hanging_worker_ends_within_its_grace_of_the_first_signal(
         assert process.wait(5) == 1
 
 
-def beats(file: Path) -> bool:
-    """Whether it is touched once more."""
+def beats(file: Path, seconds: float = 3) -> bool:
+    """Return True if the file is touched within these seconds, times the tests' patience."""
     before = file.stat().st_mtime_ns
     with contextlib.suppress(TimeoutError):
-        wait_for(lambda: file.stat().st_mtime_ns > before, 3)
+        wait_for(lambda: file.stat().st_mtime_ns > before, seconds)
     return file.stat().st_mtime_ns > before
 
 
@@ -259,11 +260,12 @@ def test_a_worker_whose_loops_stand_still_shows_it(start: Start, tmp_path: Path)
     with start(WORKER, url, "0", "stubborn", HEARTBEAT_FILE=str(file)) as process:
         wait_for(lambda: "start" in notes(process))
 
-        assert not beats(file)
+        assert not beats(file, 0.6)
 
 
 @pytest.mark.parametrize(
-    ("age", "status", "words"), [(0, 0, ""), (29, 0, ""), (100, 1, "was not touched for 100 s")]
+    ("age", "status", "words"),
+    [(0, 0, ""), (15, 0, ""), (1000, 1, r"was not touched for 1\d{3} s")],
 )
 def test_whoever_asks_hears_how_old_the_last_sign_of_life_is(
     start: Start, tmp_path: Path, age: float, status: int, words: str
@@ -275,7 +277,7 @@ def test_whoever_asks_hears_how_old_the_last_sign_of_life_is(
     ask = "import runpy; runpy.run_module('workers.alive', run_name='__main__')"
     with start(ask, HEARTBEAT_FILE=str(file)) as process:
         assert process.wait(10) == status
-    assert words in process.output()
+    assert re.search(words, process.output())
 
 
 @pytest.mark.parametrize("file", ["", "/nowhere/beat"])

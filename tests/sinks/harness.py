@@ -33,12 +33,12 @@ DATA = (
 
 
 def settings(**changes: Any) -> Settings:
-    """Settings that may reach loopback, and give a connection half a second."""
-    base = Settings(webhook_allow_networks=(LOOPBACK,), webhook_connect_timeout=0.5)
+    """Return settings that may reach loopback, with patience for a busy machine's connections."""
+    base = Settings(webhook_allow_networks=(LOOPBACK,), webhook_connect_timeout=10.0)
     return dataclasses.replace(base, **changes)
 
 
-def target(sink: str, sid: str = "a1", timeout: float = 5.0, **config: Any) -> Target:
+def target(sink: str, sid: str = "a1", timeout: float = 10.0, **config: Any) -> Target:
     """A subscription; `secret`, `version` and `instance` are its own, the rest are the sink's
     settings (`settings_secret` for a setting of that name)."""
     own = {

@@ -236,7 +236,7 @@ def test_a_silent_server_is_ambiguous_in_time_and_served_when_it_speaks_again(
         await beside(harness.pause)
         began = time.monotonic()
         try:
-            [attempt] = await sink.deliver([delivery(harness.good(timeout=1), "silence")])
+            [attempt] = await sink.deliver([delivery(harness.good(timeout=3), "silence")])
             took = time.monotonic() - began
         finally:
             await beside(harness.resume)
@@ -246,7 +246,7 @@ def test_a_silent_server_is_ambiguous_in_time_and_served_when_it_speaks_again(
     attempt, took = with_sink(harness.sink(), work)
 
     assert attempt.outcome is Outcome.AMBIGUOUS, attempt
-    assert took < 5
+    assert took < 15  # its timeout, and five times more for a busy machine
     assert "silence" in {event_id for event_id, _ in harness.arrived()}
 
 

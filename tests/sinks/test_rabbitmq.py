@@ -518,7 +518,7 @@ def test_what_never_answers_the_handshake_is_unreachable_in_time() -> None:
         )
 
     assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "connect-timeout")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(

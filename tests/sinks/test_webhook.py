@@ -573,10 +573,11 @@ def test_a_host_that_never_accepts_runs_into_the_connect_timeout() -> None:
             client.connect_ex(listener.getsockname())
         begin = time.monotonic()
 
-        attempt = post(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        attempt = post(url, timeout=25, config=settings(webhook_connect_timeout=0.5))
 
     assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "connect-timeout")
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 20
 
 
 def test_a_timeout_shorter_than_the_connect_timeout_ends_a_connection_too() -> None:
@@ -590,7 +591,8 @@ def test_a_timeout_shorter_than_the_connect_timeout_ends_a_connection_too() -> N
 
 def test_a_server_that_never_answers_the_tls_hello_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        attempt = post(f"https://127.0.0.1:{silent.getsockname()[1]}/")
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        attempt = post(url, config=settings(webhook_connect_timeout=0.5))
 
     assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "connect-timeout")
 

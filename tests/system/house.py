@@ -145,7 +145,7 @@ class House:
         """Whether something speaks HTTP on the port."""
         with contextlib.suppress(requests.RequestException):
             url = f"http://127.0.0.1:{self.port}/instance/fetchInstances"
-            return requests.get(url, timeout=5).status_code == 401
+            return requests.get(url, timeout=25).status_code == 401
         return False
 
     # -- processes ---------------------------------------------------------------------------

@@ -142,8 +142,8 @@ class Sentinels:
     def _asked(self, port: int) -> redis.Redis:
         if self._certificate:
             pem = str(self._certificate[0])
-            return redis.Redis("127.0.0.1", port, socket_timeout=5, ssl=True, ssl_ca_certs=pem)
-        return redis.Redis("127.0.0.1", port, socket_timeout=5)
+            return redis.Redis("127.0.0.1", port, socket_timeout=25, ssl=True, ssl_ca_certs=pem)
+        return redis.Redis("127.0.0.1", port, socket_timeout=25)
 
     def _knows_all(self, port: int) -> bool:
         try:
