@@ -17,7 +17,7 @@ from benchmarks.measures import read, shown
 from benchmarks.versus import PEERS
 from evoflask.dev.redis_server import find_binary, version_of
 
-OURS = ("flask", "gunicorn", "redis", "hiredis", "rq", "aiohttp", "httptools", "orjson", "msgspec")
+OURS = ("flask", "gunicorn", "redis", "hiredis", "rq", "aiohttp", "orjson", "msgspec")
 THEIRS = ("celery", "gevent", "taskiq", "taskiq-redis", "requests", "rq", "aiohttp")
 OUT = Path(__file__).with_name("RESULTS.md")
 SETTINGS = """\

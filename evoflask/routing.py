@@ -6,8 +6,6 @@ import enum
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from evoflask.ordering import Order
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -20,7 +18,7 @@ class Rule:
     enabled: bool
     events: frozenset[str]
     """Catalogue names; empty means all."""
-    order: Order
+    order_by: str | None
 
 
 @dataclass(frozen=True, slots=True)

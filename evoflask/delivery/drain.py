@@ -144,8 +144,6 @@ class Drain:
         self._child: asyncio.subprocess.Process | None = None
         self._attempts = Attempts(settings.attempts_log)
         self._failures = Repeats(log, expected=(Unavailable,))
-        self._ailing: set[str] = set()
-        """Loops whose last turn failed."""
         self._failed = Bounded(log, logging.DEBUG, "an attempt failed")
 
     # -- life --------------------------------------------------------------------------------
@@ -241,21 +239,15 @@ class Drain:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _forever(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop again and again, whatever it raises."""
-        loop = run.__name__.strip("_")
+        """A loop that survives whatever happens in it."""
         while True:
             try:
                 await run()
             except Exception as error:
-                self._ailing.add(loop)
-                away = isinstance(error, Unavailable)  # the same for all loops
-                self._failures.tell(f"{'the drain' if away else loop} failed", error)
+                self._failures.tell(f"{run.__name__.strip('_')} failed", error)
                 await asyncio.sleep(0.2 + 0.3 * random.random())
             else:
-                if loop in self._ailing:
-                    self._ailing.discard(loop)
-                    if not self._ailing:
-                        self._failures.over("the drain goes on")
+                self._failures.over("the drain goes on")
 
     async def _fall_asleep(self) -> None:
         """Erase `awake`, look once more, and ring if anything is left."""
@@ -269,7 +261,7 @@ class Drain:
                 for sink in await self._outbox.run(verbs.ring(partition, self._served)):
                     await self._loop.run_in_executor(self._threads, self._ring, sink)
         except Unavailable as error:
-            self._failures.tell("no bell before sleep, the clock will ring", error)
+            log.info("no bell before sleep, the clock will ring: %s", error)
 
     def _ring(self, sink: str, pending: int = bell.PENDING) -> None:
         with bell.connect(self._settings.rq_redis_url) as connection:

@@ -25,8 +25,10 @@ _CODES: Final = {
     "timeout": "It was sent, and no answer came within the timeout: the receiver is too slow, or "
     "hangs.",
     "reset": "The connection broke before the answer was complete.",
-    "bad-answer": "Something answers there, but not as this kind of receiver does: is it the "
-    "right port?",
+    "bad-answer": "Something answers there, but not as this kind of receiver should: {detail}. Is "
+    "the port right?",
+    "early-answer": "The receiver answered before it was sent the whole request, so the answer may "
+    "belong to another request: a receiver should read a request to its end.",
     "answer-too-large": "The receiver answered with more than is read: a receiver should answer "
     "with a few bytes.",
     "url": "The URL cannot be used.",

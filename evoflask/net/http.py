@@ -1,16 +1,17 @@
-"""An aiohttp session that obeys the guard.
+"""Connections that obey the guard, and an aiohttp session of such connections.
 
-aiohttp is kept from everything that would reach further than it was told, or remember
-more than one request: no proxies and passwords from the environment, no cookies, no
-decompression (a kilobyte can become a gigabyte).
+`Door` makes the connections of webhooks, for deliveries and tests, with and without a proxy;
+`net.wire` speaks HTTP over them. `session` is for sinks whose server is the operator's choice.
+aiohttp is kept from everything that reaches further than one request: no proxies and passwords
+from the environment, no cookies, no decompression (a kilobyte can become a gigabyte).
 
 The guard stands in two places. The resolver refuses names with an address that may not be
 reached, and what it answers is what is connected to (nobody resolves a second time, so a name
 cannot change its mind in between). The socket factory asks once more for each socket, which also
 covers hosts that are addresses already: those never get to a resolver.
 
-Where a story is told (a test of a subscription), `telling` makes a session for that alone, so
-that name, connection and TLS are part of it and no kept connection hides them.
+A test of a subscription has a `Door` or a session of its own, so that name, connection and TLS
+are part of its story and no kept connection hides them.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
+from yarl import URL
 
-from evoflask.net import certificate, guard, story
-from evoflask.net.certificate import Certificate
+from evoflask.net import guard, story, tls
 from evoflask.net.guard import Network
 from evoflask.net.story import Story
 
@@ -117,29 +119,14 @@ def _result(host: str, port: int, info: Any) -> ResolveResult:
     )
 
 
-def session(
-    allow_networks: Sequence[Network],
+def _connector(
+    resolver: GuardedResolver,
+    allow: tuple[Network, ...],
     *,
-    connect_timeout: float,
     limit: int,
-    ssl_context: ssl.SSLContext | None = None,
-    traces: Sequence[aiohttp.TraceConfig] = (),
-    proxy: str = "",
-) -> aiohttp.ClientSession:
-    """A session for the running loop; the caller closes it.
-
-    `proxy`: the URL of an HTTP proxy, the operator's, that all of it goes through. It looks names
-    up by itself, so what is known of them here is checked before it is asked, and what counts in
-    the end is what the proxy lets pass.
-
-    `connect_timeout`: seconds for name, connection and TLS together. There is no other
-    timeout: whoever sends sets one. `limit`: connections in use at a time; it must be above
-    what the caller has under way, for waiting in line counts as connecting.
-    """
-    allow = tuple(allow_networks)
-
-    resolver = GuardedResolver(allow)
-
+    ssl_context: ssl.SSLContext | None,
+    proxy: str,
+) -> aiohttp.TCPConnector:
     def guarded_socket(info: Any) -> socket.socket:
         if proxy:  # its own address, which the operator chose
             return socket.socket(info[0], info[1], info[2])
@@ -150,17 +137,89 @@ def session(
             told.address = str(info[4][0])
         return socket.socket(info[0], info[1], info[2])
 
-    connector = aiohttp.TCPConnector(
+    return aiohttp.TCPConnector(
         resolver=aiohttp.ThreadedResolver() if proxy else resolver,
         socket_factory=guarded_socket,
-        ssl=ssl_context if ssl_context is not None else True,
+        ssl=tls.prepared(ssl_context),
         ttl_dns_cache=DNS_CACHE_SECONDS,
         keepalive_timeout=KEEPALIVE_SECONDS,
         limit=limit,
         limit_per_host=0,
     )
+
+
+class Door:
+    """Makes connections for one loop; the caller closes it. It keeps none.
+
+    `proxy`: the URL of the operator's HTTP proxy, which then makes all connections. The proxy
+    looks names up by itself, so addresses and names that are known here are checked before it is
+    asked. `connect_timeout`: seconds for name, connection and TLS together.
+    """
+
+    def __init__(
+        self,
+        allow_networks: Sequence[Network],
+        *,
+        connect_timeout: float,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: str = "",
+    ) -> None:
+        self._allow = tuple(allow_networks)
+        self._resolver = GuardedResolver(self._allow)
+        self._proxy = URL(proxy) if proxy else None
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
+        self._loop = asyncio.get_running_loop()
+        self._connector = _connector(
+            self._resolver, self._allow, limit=0, ssl_context=ssl_context, proxy=proxy
+        )
+
+    async def connect(
+        self, origin: URL, resumed: ssl.SSLSession | None = None
+    ) -> tuple[Connection, str]:
+        """Return a new connection, and the value of `Proxy-Authorization` for requests on it.
+
+        `resumed`: a TLS session of this door. Raises what aiohttp's connector raises.
+        """
+        if self._proxy is not None:
+            await _check_first(self._resolver, self._allow, origin)
+        request = aiohttp.ClientRequest(
+            "POST", origin, loop=self._loop, ssl=True, proxy=self._proxy
+        )
+        try:
+            with tls.resuming(resumed):
+                made = await self._connector.connect(request, traces=[], timeout=self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError("no connection in time") from error
+        if (told := story.current()) is not None:
+            told.step("connect" if told.tls is None else "tls")
+        return made, request.headers.get("Proxy-Authorization", "")
+
+    async def close(self) -> None:
+        """Give up what is being connected; connections that were made belong to their requests. May
+        be called twice."""
+        await self._connector.close()
+
+
+def session(
+    allow_networks: Sequence[Network],
+    *,
+    connect_timeout: float,
+    limit: int,
+    ssl_context: ssl.SSLContext | None = None,
+    traces: Sequence[aiohttp.TraceConfig] = (),
+    proxy: str = "",
+) -> aiohttp.ClientSession:
+    """Return a session for the running loop; the caller closes it. Its connections are shared by
+    all requests to a host: only for hosts that no tenant controls.
+
+    `proxy`, `connect_timeout`: as for a `Door`. There is no other timeout: the caller sets one.
+    `limit`: connections in use at a time; it must exceed the requests under way, for waiting in
+    line counts as connecting.
+    """
+    allow = tuple(allow_networks)
+    resolver = GuardedResolver(allow)
     return aiohttp.ClientSession(
-        connector=connector,
+        connector=_connector(resolver, allow, limit=limit, ssl_context=ssl_context, proxy=proxy),
         timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -181,30 +240,31 @@ class NotAsked(aiohttp.ClientError):
         self.os_error = error
 
 
+async def _check_first(resolver: GuardedResolver, allow: tuple[Network, ...], url: URL) -> None:
+    """Check a URL before a proxy is asked for it. A name that is unknown here passes: the proxy
+    looks it up. Raises `NotAsked`."""
+    host = url.raw_host or ""
+    if (refused := guard.check_literal(host, allow)) is not None:
+        raise NotAsked(ForbiddenAddress(host, refused))
+    try:
+        await resolver.resolve(host, url.port or 0)
+    except ForbiddenAddress as error:
+        raise NotAsked(error) from error
+    except OSError:
+        pass
+
+
 async def _look_first(
     resolver: GuardedResolver,
     allow: tuple[Network, ...],
     request: aiohttp.ClientRequest,
     handler: aiohttp.ClientHandlerType,
 ) -> aiohttp.ClientResponse:
-    """Before a proxy is asked. A name that nobody knows here is the proxy's to look up."""
-    host = request.url.raw_host or ""
-    if (refused := guard.check_literal(host, allow)) is not None:
-        raise NotAsked(ForbiddenAddress(host, refused))
-    try:
-        await resolver.resolve(host, request.url.port or 0)
-    except ForbiddenAddress as error:
-        raise NotAsked(error) from error
-    except OSError:
-        pass
+    await _check_first(resolver, allow, request.url)
     return await handler(request)
 
 
-# A story that is told
-
-
-LOOK_SECONDS = 3.0
-"""How long a certificate that was not accepted is looked at."""
+# A session that reports to a story
 
 
 @contextlib.asynccontextmanager
@@ -216,10 +276,9 @@ async def telling(
     ssl_context: ssl.SSLContext | None = None,
     proxy: str = "",
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session for one request, that tells its story and keeps no connection. What is raised
-    within passes; a certificate that was not accepted is looked at before."""
-    context = await asyncio.to_thread(_context) if ssl_context is None else ssl_context
-    context.sslobject_class = _Told
+    """Make a session for one request that reports each step. Errors pass; a certificate that was
+    refused is looked at before."""
+    await asyncio.to_thread(tls.system)  # which reads files
     traces = aiohttp.TraceConfig()
     traces.on_connection_create_end.append(_on_connected)
     traces.on_request_headers_sent.append(_on_sent)
@@ -227,25 +286,35 @@ async def telling(
         allow_networks,
         connect_timeout=connect_timeout,
         limit=0,
-        ssl_context=context,
+        ssl_context=ssl_context,
         traces=[traces],
         proxy=proxy,
     )
-    async with made:
-        try:
+    async with made, tls.looking(told):
+        told.start()
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def telling_door(
+    told: Story,
+    allow_networks: Sequence[Network],
+    *,
+    connect_timeout: float,
+    ssl_context: ssl.SSLContext | None = None,
+    proxy: str = "",
+) -> AsyncIterator[Door]:
+    """Make a door for one request that reports each step, as `telling` makes a session."""
+    await asyncio.to_thread(tls.system)
+    door = Door(
+        allow_networks, connect_timeout=connect_timeout, ssl_context=ssl_context, proxy=proxy
+    )
+    try:
+        async with tls.looking(told):
             told.start()
-            yield made
-        except aiohttp.ClientConnectorCertificateError as error:
-            told.tls = await _refused(told, error)
-            raise
-
-
-@functools.cache
-def _context() -> ssl.SSLContext:
-    """As aiohttp makes its own. Reads the system's certificates: some milliseconds, once."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(("http/1.1",))
-    return context
+            yield door
+    finally:
+        await door.close()
 
 
 async def _on_connected(*_: Any) -> None:
@@ -256,39 +325,3 @@ async def _on_connected(*_: Any) -> None:
 async def _on_sent(_: Any, __: Any, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
     if (told := story.current()) is not None and told.request is not None:
         told.request["headers"] = told.headers(sent.headers)
-
-
-class _Told(ssl.SSLObject):
-    """TLS that tells when it began and what came of it, where somebody listens."""
-
-    def do_handshake(self) -> None:
-        told = story.current()
-        if told is not None and "connect" not in told.timing:
-            told.step("connect")
-        super().do_handshake()
-        if told is not None:
-            der = self.getpeercert(binary_form=True)
-            told.tls = _tls(self.version(), certificate.read(der) if der else None)
-
-
-async def _refused(told: Story, error: aiohttp.ClientConnectorCertificateError) -> dict[str, Any]:
-    found = await certificate.fetch(
-        told.address, error.port or 443, error.host, seconds=LOOK_SECONDS
-    )
-    why = getattr(error.certificate_error, "verify_message", "") or "it was not accepted"
-    return {**_tls(None, found), "refused": why}
-
-
-def _tls(version: str | None, found: Certificate | None) -> dict[str, Any]:
-    if found is None:
-        return {"version": version, "certificate": None}
-    return {
-        "version": version,
-        "certificate": {
-            "subject": found.subject,
-            "issuer": found.issuer,
-            "names": list(found.names),
-            "notBefore": found.not_before.isoformat(),
-            "notAfter": found.not_after.isoformat(),
-        },
-    }

@@ -85,12 +85,13 @@ class Story:
         self.timing = {}
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Headers as they may be shown: names always, values where they are no secret."""
+        """Headers as they may be shown: names always, values where they are no secret. Bytes
+        beyond ASCII are Latin-1, also where a library decoded them in another way."""
         shown: dict[str, str] = {}
         for name, value in list(headers.items())[:MAX_HEADERS]:
             low = name.lower()
             secret = low in _HIDDEN_HEADERS or low in self.secret_headers - _SHOWN_HEADERS
-            shown[f"{name}"] = SECRET if secret else self.hide(value)[:MAX_VALUE]
+            shown[f"{_latin(name)}"] = SECRET if secret else self.hide(_latin(value))[:MAX_VALUE]
         return shown
 
     def told(self) -> dict[str, Any]:
@@ -121,6 +122,13 @@ class Story:
     def _longest(self) -> int:
         """Bytes of the longest secret."""
         return max((len(word.encode()) for word in self.hidden), default=0)
+
+
+def _latin(text: str) -> str:
+    """Replace the surrogates that stand for bytes which are no UTF-8: JSON cannot carry them."""
+    if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 _current: ContextVar[Story | None] = ContextVar("story", default=None)

@@ -20,7 +20,7 @@ from yarl import URL
 
 from evoflask.net import http as net_http
 from evoflask.net import story
-from evoflask.net.wire import CHUNK
+from evoflask.net.wire import CHUNK, NotHttp
 from evoflask.sinks._answers import MAX_DETAIL
 from evoflask.sinks.base import Attempt, Outcome
 
@@ -101,7 +101,7 @@ def tell_request(url: URL, body: Body) -> None:
 
 
 def tell_answer(response: aiohttp.ClientResponse) -> None:
-    """The head of an answer, to who listens."""
+    """The head of an answer of aiohttp's, to who listens."""
     if (told := story.current()) is not None:
         told.step("answer")
         told.answers(status=response.status, headers=told.headers(response.headers))
@@ -178,6 +178,7 @@ ENDINGS = (
     Ending(aiohttp.ClientPayloadError, "reset", "the answer broke off", True),
     Ending(aiohttp.UploadAbortedError, "reset", "the connection broke while sending", True),
     Ending(aiohttp.ClientConnectionError, "reset", "the connection broke before the answer", True),
+    Ending(NotHttp, "bad-answer", "the answer cannot be taken", True),
     Ending(aiohttp.ClientResponseError, "bad-answer", "the answer is not HTTP", True),
     Ending(aiohttp.ClientError, "client", "the request failed", True),
     Ending(OSError, "reset", "the connection broke", True),
@@ -221,7 +222,9 @@ def _inner(error: BaseException) -> BaseException:
 
 
 def _why(error: BaseException) -> str:
-    """What the system says, and nothing that came from a URL."""
+    """What the system or our own reader says, and nothing that came from a URL."""
+    if isinstance(error, NotHttp):
+        return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return str(getattr(error, "verify_message", ""))
     if isinstance(error, ssl.SSLError):

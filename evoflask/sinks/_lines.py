@@ -1,28 +1,23 @@
-"""What a webhook is posted over: our own kept connections, or an aiohttp session where a story is
-told or a proxy stands between. Both answer in the same words.
+"""What a webhook is posted over: one HTTP client for deliveries, tests and proxies.
+
+Header values are Latin-1, out and in: what Node, Java and the header schema take them for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Protocol
 
-import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
 from evoflask.net import story
-from evoflask.net.wire import Answer, Wire, Wires
+from evoflask.net.answers import Answer
+from evoflask.net.http import Door
+from evoflask.net.pool import Wires
+from evoflask.net.wire import Wire
 from evoflask.sinks._answers import KEPT
-from evoflask.sinks._http import (
-    MAX_FAILURE,
-    Body,
-    failure_body,
-    failure_seconds,
-    host_of,
-    tell_answer,
-)
+from evoflask.sinks._http import MAX_FAILURE, Body, failure_seconds, host_of
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of a 2xx answer that are read."""
@@ -30,142 +25,125 @@ _HEADS = 64
 
 
 class Fixed:
-    """Headers that are the same for all requests of a destination."""
+    """Headers that are the same for all requests of a destination. `absolute`: a proxy gets the
+    requests to `http` URLs, and wants the whole URL in the first line."""
 
-    __slots__ = ("_heads", "headers")
+    __slots__ = ("_heads", "absolute", "headers")
 
-    def __init__(self, headers: CIMultiDict[str]) -> None:
+    def __init__(self, headers: CIMultiDict[str], *, absolute: bool = False) -> None:
         self.headers = headers
+        self.absolute = absolute
         self._heads: dict[URL, bytes] = {}
 
     def head(self, url: URL) -> bytes:
-        """A request's first lines. Raises `ValueError` for what would be several headers."""
+        """A request's first lines. Raises `ValueError` for what would be several headers, or is
+        not Latin-1."""
         found = self._heads.get(url)
         if found is None:
-            first = b"POST %b HTTP/1.1\r\n" % url.raw_path_qs.encode("ascii")
-            host = {} if "Host" in self.headers else {"Host": host_of(url)}
-            found = first + lines(host) + lines(self.headers)
+            whole = self.absolute and url.scheme == "http"
+            target = f"http://{host_of(url)}{url.raw_path_qs}" if whole else url.raw_path_qs
+            first = b"POST %b HTTP/1.1\r\n" % target.encode("ascii")
+            found = first + lines(self.host(url)) + lines(self.headers)
             if len(self._heads) >= _HEADS:  # redirects may name another one each time
                 self._heads.clear()
             self._heads[url] = found
         return found
 
+    def host(self, url: URL) -> dict[str, str]:
+        """The `Host` header, unless it is among the others."""
+        return {} if "Host" in self.headers else {"Host": host_of(url)}
+
 
 def lines(headers: Mapping[str, str]) -> bytes:
-    """As they are sent. Raises `ValueError` for a value with an end of line in it."""
+    """As they are sent. Raises `ValueError` for a value with an end of line in it, or beyond
+    Latin-1."""
     text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
         raise ValueError("a header with an end of line in it")
-    return text.encode()
+    return text.encode("latin-1")
 
 
-class Reply(Protocol):
-    """An answer whose head is there."""
+class Line:
+    """Connections to post over, those of each owner apart."""
 
-    status: int
+    def __init__(self, door: Door) -> None:
+        self._wires = Wires(door)
 
-    def header(self, name: str) -> str | None:
-        """The first of that name."""
-
-    async def success(self) -> tuple[bytes, bool]:
-        """Its first `KEPT` bytes, and whether it ended within `MAX_ANSWER`. Raises where it
-        broke off."""
-
-    async def failure(self, limit: asyncio.Timeout) -> bytes:
-        """What can be read of it in a moment. `limit`: the attempt's own."""
-
-    def release(self) -> None:
-        """Nobody reads on."""
-
-
-class Line(Protocol):
-    """Something to post over."""
-
-    async def post(self, url: URL, fixed: Fixed, own: Mapping[str, str], body: Body) -> Reply:
+    async def post(
+        self, owner: str, url: URL, fixed: Fixed, own: Mapping[str, str], body: Body
+    ) -> Reply:
         """Raises what aiohttp raises. `own`: headers of this request alone."""
-
-
-class SessionLine:
-    """By aiohttp."""
-
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
-
-    async def post(self, url: URL, fixed: Fixed, own: Mapping[str, str], body: Body) -> Reply:
-        headers = fixed.headers.copy()
-        headers.update(own)
-        response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
-        tell_answer(response)
-        return _SessionReply(response)
-
-
-class _SessionReply:
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self._response = response
-
-    def header(self, name: str) -> str | None:
-        return self._response.headers.get(name)
-
-    async def success(self) -> tuple[bytes, bool]:
-        size, begins, content, told = 0, b"", self._response.content, story.current()
-        while not content.at_eof():
-            piece = await content.readany()
-            size += len(piece)
-            if len(begins) < KEPT:
-                begins += piece[:KEPT]
-            if told is not None:
-                told.hears(piece)
-            if size > MAX_ANSWER:
-                self._response.close()
-                return begins, False
-        if told is not None:
-            told.step("body")
-        return begins, True
-
-    async def failure(self, limit: asyncio.Timeout) -> bytes:
-        return await failure_body(self._response, limit)
-
-    def release(self) -> None:
-        self._response.release()
-
-
-class WireLine:
-    """By our own connections."""
-
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._wires = Wires(session)
-
-    async def post(self, url: URL, fixed: Fixed, own: Mapping[str, str], body: Body) -> Reply:
         content = body.content
         head = b"%b%bContent-Length: %d\r\n\r\n" % (fixed.head(url), lines(own), len(content))
-        origin = url.origin()
-        wire = await self._wires.wire(origin)
-        body.started = True
-        answer = await wire.post(head, content, keep=KEPT, most=MAX_ANSWER, spare=MAX_FAILURE)
-        return _WireReply(self._wires, origin, wire, answer)
+        wire = await self._wires.wire(owner, url.origin())
+        try:
+            if wire.proxy_authorization:
+                words = lines({"Proxy-Authorization": wire.proxy_authorization})
+                head = head[:-2] + words + b"\r\n"
+            told = story.current()
+            if told is not None and told.request is not None:
+                length = {"Content-Length": str(len(content))}
+                sent = {**fixed.host(url), **fixed.headers, **own, **length}
+                told.request["headers"] = told.headers(sent)
+            body.started = True
+            keep = KEPT if told is None else MAX_FAILURE
+            answer = await wire.post(head, content, keep=keep, most=MAX_ANSWER, spare=MAX_FAILURE)
+        except BaseException:
+            self._wires.give_back(wire)
+            raise
+        if told is not None:
+            told.step("answer")
+            told.answers(status=answer.status, headers=told.headers(_shown(answer)))
+        return Reply(self._wires, wire, answer)
 
     def close(self) -> None:
-        """Connections that are under way are their requests'."""
+        """Connections that are under way belong to their requests."""
         self._wires.close()
 
 
-class _WireReply:
-    __slots__ = ("_answer", "_origin", "_wire", "_wires", "status")
+def _shown(answer: Answer) -> dict[str, str]:
+    found: CIMultiDict[str] = CIMultiDict()
+    for name, value in answer.headers:
+        found.add(name.decode("latin-1"), value.decode("latin-1"))
+    return dict(found)
 
-    def __init__(self, wires: Wires, origin: URL, wire: Wire, answer: Answer) -> None:
+
+class Reply:
+    """An answer whose head is there."""
+
+    __slots__ = ("_answer", "_wire", "_wires", "status")
+
+    def __init__(self, wires: Wires, wire: Wire, answer: Answer) -> None:
         self.status = answer.status
-        self._wires, self._origin, self._wire, self._answer = wires, origin, wire, answer
+        self._wires, self._wire, self._answer = wires, wire, answer
+
+    @property
+    def doubtful(self) -> bool:
+        """Return True if this may be no answer to the request: it came before all of the request
+        was sent, and claims success, or follows another answer on its connection."""
+        reused = self._wire.requests > 1
+        return self._answer.early and (reused or 200 <= self.status < 300)
 
     def header(self, name: str) -> str | None:
+        """The first of that name."""
         return self._answer.header(name.lower().encode())
 
-    async def success(self) -> tuple[bytes, bool]:
-        return self._answer.body, self._answer.whole
+    def success(self) -> tuple[bytes, bool]:
+        """Its first `KEPT` bytes, and whether it ended within `MAX_ANSWER`."""
+        self._tell()
+        return self._answer.body[:KEPT], self._answer.whole
 
     async def failure(self, limit: asyncio.Timeout) -> bytes:
+        """What can be read of it in a moment. `limit`: the attempt's own."""
         await self._wire.rest(failure_seconds(limit))
+        self._tell()
         return self._answer.body
 
     def release(self) -> None:
-        self._wires.give_back(self._origin, self._wire)
+        """Give the connection back."""
+        self._wires.give_back(self._wire)
+
+    def _tell(self) -> None:
+        if (told := story.current()) is not None:
+            told.hears(self._answer.body)
+            told.step("body")

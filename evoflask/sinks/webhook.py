@@ -15,12 +15,15 @@ The header `jwt_key` is never sent. Each attempt signs an `Authorization: Bearer
 replaces any other `Authorization` and stays at its origin.
 
 Nothing is sent twice by itself. A kept connection that the receiver closed at the moment of
-our sending is AMBIGUOUS, as everything that broke after the first byte of the body.
+our sending is AMBIGUOUS, as everything that broke after the first byte of the body. So is an
+answer that came before the whole request was sent: it may belong to the request before. Kept
+connections carry one subscription's requests, tests have a connection of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -46,7 +49,7 @@ from evoflask.sinks._http import (
     tell_request,
     translate,
 )
-from evoflask.sinks._lines import MAX_ANSWER, Fixed, Line, Reply, SessionLine, WireLine
+from evoflask.sinks._lines import MAX_ANSWER, Fixed, Line, Reply
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
 
 MAX_REDIRECTS = 3
@@ -55,6 +58,7 @@ CACHED = 20_000
 
 _GIVE_UP_ON = frozenset(GIVE_UP_ON)
 _FOLLOWED = frozenset({307, 308})
+_AUTHORITY = re.compile(r"(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//[^/?#]*")
 _DEFAULT_HEADERS = (
     ("Content-Type", "application/json"),
     ("User-Agent", "Evolution-API-Webhook"),
@@ -71,8 +75,8 @@ class WebhookSink(Sink):
     def __init__(self, settings: Settings, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self._settings = settings
         self._ssl_context = ssl_context
-        self._session: aiohttp.ClientSession | None = None
-        self._line: WireLine | None = None
+        self._door: net_http.Door | None = None
+        self._line: Line | None = None
         self._destinations: dict[str, _Destination] = {}
 
     async def deliver(self, batch: Sequence[Delivery]) -> list[Attempt]:
@@ -81,12 +85,12 @@ class WebhookSink(Sink):
         return list(await asyncio.gather(*map(self._attempt, batch)))
 
     async def close(self) -> None:
-        session, self._session = self._session, None
+        door, self._door = self._door, None
         line, self._line = self._line, None
         if line is not None:
             line.close()
-        if session is not None:
-            await session.close()
+        if door is not None:
+            await door.close()
 
     async def _attempt(self, delivery: Delivery) -> Attempt:
         body: Body | None = None
@@ -114,15 +118,18 @@ class WebhookSink(Sink):
         if told is None:
             return await self._exchange(self._usual(), destination, event, own, body, limit)
         told.hidden, told.secret_headers = body.hidden, destination.custom
-        async with net_http.telling(
+        async with net_http.telling_door(
             told,
             self._settings.webhook_allow_networks,
             connect_timeout=self._settings.webhook_connect_timeout,
             ssl_context=self._ssl_context,
             proxy=self._settings.outbound_proxy,
-        ) as session:
-            line = SessionLine(session)
-            return await self._exchange(line, destination, event, own, body, limit)
+        ) as door:
+            line = Line(door)
+            try:
+                return await self._exchange(line, destination, event, own, body, limit)
+            finally:
+                line.close()
 
     async def _exchange(
         self,
@@ -137,8 +144,10 @@ class WebhookSink(Sink):
         for _ in range(MAX_REDIRECTS + 1):
             body.started = False
             tell_request(url, body)
-            reply = await line.post(url, fixed, own, body)
+            reply = await line.post(destination.owner, url, fixed, own, body)
             try:
+                if reply.doubtful:
+                    return _early(reply.status, body.host)
                 if reply.status not in _FOLLOWED:
                     return await _read(reply, url, destination, body, limit)
                 moved = _moved(url, reply, destination.give_up_on)
@@ -156,23 +165,16 @@ class WebhookSink(Sink):
         return failed(reply.status, why, give_up_on=destination.give_up_on).told(body.host)
 
     def _usual(self) -> Line:
-        """What is sent over. A proxy is spoken to by aiohttp."""
+        """The kept connections."""
         if self._line is None:
-            session = self._session or self._connect()
-            if self._settings.outbound_proxy:
-                return SessionLine(session)
-            self._line = WireLine(session)
+            self._door = net_http.Door(
+                self._settings.webhook_allow_networks,
+                connect_timeout=self._settings.webhook_connect_timeout,
+                ssl_context=self._ssl_context,
+                proxy=self._settings.outbound_proxy,
+            )
+            self._line = Line(self._door)
         return self._line
-
-    def _connect(self) -> aiohttp.ClientSession:
-        self._session = net_http.session(
-            self._settings.webhook_allow_networks,
-            connect_timeout=self._settings.webhook_connect_timeout,
-            limit=0,  # the drain's slots are the limit
-            ssl_context=self._ssl_context,
-            proxy=self._settings.outbound_proxy,
-        )
-        return self._session
 
     def _check(self, url: URL) -> None:
         host = url.raw_host or ""
@@ -197,6 +199,8 @@ class _Destination:
     """What stays the same from event to event of a subscription."""
 
     version: int
+    owner: str
+    """Its kept connections are its own."""
     url: URL
     by_events: bool
     fixed: Fixed
@@ -258,7 +262,7 @@ class _Destination:
             kept = [(k, v) for k, v in self.fixed.headers.items() if k.lower() not in self.custom]
             present = {k.lower() for k, _ in kept}
             kept += [(k, v) for k, v in _DEFAULT_HEADERS if k.lower() not in present]
-            self.abroad = Fixed(CIMultiDict(kept))
+            self.abroad = Fixed(CIMultiDict(kept), absolute=self.fixed.absolute)
         return self.abroad
 
 
@@ -280,9 +284,10 @@ def _prepare(target: Target, server: Settings) -> _Destination:
     own = {name.lower() for name in custom} | {"authorization"}
     return _Destination(
         version=target.version,
+        owner=target.sid,
         url=url.with_user(None),
         by_events=bool(settings.get("byEvents")),
-        fixed=Fixed(headers),
+        fixed=Fixed(headers, absolute=bool(server.outbound_proxy)),
         custom=frozenset(own),
         keys=target.keys,
         format=formats.FORMATS[target.format](
@@ -312,6 +317,15 @@ def _parsed(text: str) -> URL:
     return URL(text, encoded=text.isascii() and text.isprintable() and " " not in text)
 
 
+def _quoted(location: str) -> str:
+    """A Location as it can be sent: bytes that a URL cannot carry become `%F8` and the like, to the
+    byte. A host beyond ASCII is read as UTF-8. Raises `ValueError` where it is none. Pure."""
+    place = _AUTHORITY.match(location)
+    if place is not None and not place[0].isascii():
+        return location.encode("latin-1").decode()
+    return "".join(c if "!" <= c <= "~" else f"%{ord(c):02X}" for c in location)
+
+
 def _hidden(
     url: URL,
     headers: Mapping[str, str],
@@ -333,7 +347,7 @@ async def _read(
     status = reply.status
     if not 200 <= status < 300:
         return await _read_failure(reply, url, destination, body, limit)
-    begins, whole = await reply.success()
+    begins, whole = reply.success()
     if not whole:
         return Attempt(
             Outcome.AMBIGUOUS,
@@ -342,6 +356,11 @@ async def _read(
             host=body.host,
         )
     return destination.delivered(status, begins if destination.shows else b"", url, body)
+
+
+def _early(status: int, host: str) -> Attempt:
+    detail = f"answered {status} before the whole request was sent"
+    return Attempt(Outcome.AMBIGUOUS, "early-answer", detail, host=host)
 
 
 async def _read_failure(
@@ -362,7 +381,7 @@ def _moved(url: URL, reply: Reply, give_up_on: frozenset[int]) -> URL | Attempt:
     if not location:
         return failed(reply.status, "redirect without a Location", give_up_on=give_up_on)
     try:
-        moved = _url(str(url.join(_parsed(location)))).with_user(None)
+        moved = _url(str(url.join(_parsed(_quoted(location))))).with_user(None)
     except (ValueError, aiohttp.InvalidURL):
         why = "redirect to something that is no http(s) URL"
         return failed(reply.status, why, give_up_on=give_up_on)

@@ -169,7 +169,7 @@ def test_a_batch_has_one_attempt_a_delivery_in_its_order(harness: Harness) -> No
     assert {each.event_id for each in batch if each is not bad} <= arrived
 
 
-def test_two_lanes_share_a_connection(harness: Harness) -> None:
+def test_two_lanes_leave_as_many_connections_open_as_their_sink_says(harness: Harness) -> None:
     async def work(sink: Sink) -> int:
         before = await beside(harness.connections)
         for n in range(6):

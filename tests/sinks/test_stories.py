@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from evoflask.delivery.trials import send
@@ -22,6 +23,7 @@ from evoflask.sinks import delivering
 from evoflask.sinks.base import Delivery, Sink
 from evoflask.sinks.webhook import WebhookSink
 from tests.certificates import self_signed
+from tests.sinks.answers import read_request, server
 from tests.sinks.harness import Harness, closed_port, delivery, running, settings, target
 
 DEPENDS = {"sqs": ["server"]}
@@ -153,6 +155,31 @@ def test_a_header_that_is_cut_off_in_a_secret_shows_no_part_of_it() -> None:
     shown = told.headers({"X": "x" * (story.MAX_VALUE - 40) + "S" * 90})
 
     assert "S" not in shown["X"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"X-A: f\xf8r", b"X-\xe9: y", "X-A: €".encode(), b"X-A: \xed\xa0\x80\xff"]
+)
+def test_bytes_beyond_ascii_in_a_header_are_shown_as_latin_1(line: bytes) -> None:
+    def talk(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n")
+        connection.recv(1)
+
+    with server(talk) as port:
+        url = f"http://127.0.0.1:{port}/"
+        told = tell(WebhookSink(settings()), delivery(target("webhook", url=url), mark="test"))
+
+    assert told["delivered"]
+    name, value = line.decode("latin-1").split(": ")
+    assert told["answer"]["headers"][name] == value
+    assert orjson.loads(orjson.dumps(told)) == told
+
+
+def test_a_header_that_a_library_read_as_utf_8_can_be_told_too() -> None:
+    shown = story.Story().headers({"X-\udce9": "f\udcf8r", "X-B": "€"})
+
+    assert shown == {"X-é": "før", "X-B": "€"}
 
 
 def test_an_answer_is_shown_to_its_first_four_kilobytes(receiver: Receiver) -> None:
