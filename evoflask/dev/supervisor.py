@@ -234,11 +234,14 @@ class Supervisor:
             parent_death_signal=signal.SIGTERM,
         )
         self._redis = Child(server.prepare())
+        if cut := server.mend():
+            say(cut)
         self._redis.start()
         try:
             wait_for(lambda: self._asked or server.up(), 300, "the embedded Redis")
         except (RuntimeError, TimeoutError) as error:
-            raise Misconfigured(f"The embedded Redis does not start: {error}") from error
+            why = server.damage() or str(error)
+            raise Misconfigured(f"The embedded Redis does not start: {why}") from error
 
     def _start_servers(self) -> dict[str, str]:
         """Those of the demonstration, all at once; what the others must know of them."""
