@@ -20,7 +20,8 @@ from evoflask.sinks.base import Attempt, Outcome
 FIELDS = ("failures", "until", "pauses", "last_entry")
 """The fields of a lane's hash that hold a `State`."""
 
-_ALIVE = frozenset({Outcome.DELIVERED, Outcome.REJECTED})
+ALIVE = frozenset({Outcome.DELIVERED, Outcome.REJECTED})
+"""Outcomes that prove the destination alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def record(
 
     `luck` in [0, 1) spreads the pause's end; a Retry-After lengthens it.
     """
-    if attempt.outcome in _ALIVE:
+    if attempt.outcome in ALIVE:
         return FRESH
     if state.paused(now):  # started before the pause: known, and no probe
         return state
@@ -81,6 +82,17 @@ def record(
         return counted
     wait = retry.delay(policy, counted.pauses, attempt.retry_after, luck=luck)
     return State(counted.failures, now + wait, counted.pauses + 1, counted.last_entry)
+
+
+def go_on(state: State, until: float) -> State:
+    """The state after a probe by hand failed: the pause goes on to the end that it had."""
+    return State(state.failures, until, state.pauses, state.last_entry)
+
+
+def changed(state: State) -> State:
+    """The state after the settings changed (as in configure.lua): the lane is tried again, and the
+    next pause is as long as the one that this ends."""
+    return State(pauses=max(0, state.pauses - (state.until > 0)))
 
 
 def _count(state: State, entry: str, threshold: int) -> State:

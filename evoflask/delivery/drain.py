@@ -635,7 +635,8 @@ class Drain:
         lane.work.end(item, ended)
         if lane.gone:
             return
-        if lane.work.stopping or (ended.kind == "r" and lane.work.wait):
+        waits = ended.kind in ("r", "e") and (lane.work.wait or not ended.tried)
+        if lane.work.stopping or waits:
             self._drop_unstarted(lane)
         self._consider(lane)
 
@@ -740,7 +741,7 @@ class Drain:
             lane.halted = lane.work.stopping = True
             self._drop_unstarted(lane)
         elif asked:
-            lane.work.feed(answer.ids, asked)
+            lane.work.feed(answer.ids, asked, answer.early)
         if answer.revision != lane.revision and not lane.halted:
             lane.revision = answer.revision
             lane.stale += 1
@@ -769,7 +770,7 @@ class Drain:
         if settings.target.version != lane.settings.target.version:
             lane.settings, lane.policies = settings, self._policies_of(settings)
             lane.work.concurrency, lane.work.wait = settings.concurrency, settings.wait
-            lane.state = breaker.FRESH  # as `configure` did
+            lane.state = breaker.changed(lane.state)  # as `configure` did
             self._drop_unstarted(lane)
         self._consider(lane)
 

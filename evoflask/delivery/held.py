@@ -147,6 +147,9 @@ class Lane:
         if attempt.outcome is Outcome.DELIVERED and self.state is breaker.FRESH:
             self.work.proven = True
             return
+        if attempt.outcome not in breaker.ALIVE and item.early == outcomes.PROBE:
+            self._note_by_hand(attempt, now)
+            return
         old = self.state
         self.state = breaker.record(
             old,
@@ -166,3 +169,11 @@ class Lane:
         if attempt.outcome is not Outcome.DELIVERED:
             self.facts |= outcomes.error_facts(attempt, now)
         self.work.stopping = self.halted or self.state.paused(now)
+
+    def _note_by_hand(self, attempt: Attempt, now: float) -> None:
+        """A try that an operator wanted failed: what the breaker knows stays as it was."""
+        self.facts |= outcomes.error_facts(attempt, now)
+        if self.held.broke:
+            self.state = breaker.go_on(self.state, self.held.broke)
+            self.facts |= outcomes.breaker_facts(self.state)
+            self.halted = self.work.stopping = True  # another hold may probe

@@ -11,7 +11,7 @@ Rules that it keeps, whoever calls it in whatever order:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from evoflask.outbox.members import entry_of, key_of
@@ -23,6 +23,7 @@ LOW_WATER = 128
 """Below so many ids in hand that did not start, more are asked for."""
 AHEAD = 16
 """How deep in a key's queue bodies are read ahead."""
+_NONE: Mapping[str, str] = {}
 IN_HAND = 2048
 """Ids in hand at most: as long as a busy key holds up the others, more are looked at."""
 
@@ -30,11 +31,13 @@ IN_HAND = 2048
 class Item:
     """One delivery in hand. `tries`: attempts that failed so far."""
 
-    __slots__ = ("dropped", "entry", "key", "load", "member", "reading", "tries")
+    __slots__ = ("dropped", "early", "entry", "key", "load", "member", "reading", "tries")
 
-    def __init__(self, member: str, tries: int) -> None:
+    def __init__(self, member: str, tries: int, early: str = "") -> None:
         self.member = member
         self.tries = tries
+        self.early = early
+        """Why it comes before its date; "": it does not."""
         self.key = key_of(member)
         self.entry = entry_of(member)
         self.load: object | None = None
@@ -69,24 +72,28 @@ class LaneWork:
         self._retries_flying = 0
         self.unstarted = 0
         asked = WINDOW if held.proven else 2
-        self.feed(held.ids, 1 if held.probe else asked)
+        self.feed(held.ids, 1 if held.probe else asked, held.early)
 
     # -- what comes in -----------------------------------------------------------------------
 
-    def feed(self, ids: Sequence[tuple[str, int]], asked: int) -> None:
-        """Ids that Redis handed out, of `asked` that were wanted."""
+    def feed(
+        self, ids: Sequence[tuple[str, int]], asked: int, early: Mapping[str, str] = _NONE
+    ) -> None:
+        """Ids that Redis handed out, of `asked` that were wanted. `early`: see `Held`."""
         void, self._asking, self._void = self._void, False, False
         if void:
             return
         self.exhausted = len(ids) < asked
-        retries = [Item(m, tries) for m, tries in ids if tries and m not in self._known]
+        retries = [
+            Item(m, tries, early.get(m, "")) for m, tries in ids if tries and m not in self._known
+        ]
         for item in reversed(retries):
             self._put(item, first=True)
         for member, tries in ids:
             if not tries:
                 self._cursor = max(self._cursor, member)
                 if member not in self._known:
-                    self._put(Item(member, 0), first=False)
+                    self._put(Item(member, 0, early.get(member, "")), first=False)
 
     def _put(self, item: Item, *, first: bool) -> None:
         self._known[item.member] = item.tries

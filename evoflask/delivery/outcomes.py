@@ -10,11 +10,13 @@ from evoflask.configuration import LaneSettings
 from evoflask.delivery import retry
 from evoflask.delivery.breaker import State
 from evoflask.delivery.lanes import Item
-from evoflask.delivery.retry import Again, Done, Policy
+from evoflask.delivery.retry import Again, Done, Kept, Policy
 from evoflask.outbox.totals import BUCKETS
 from evoflask.outbox.verbs import Ended
 from evoflask.sinks.base import Attempt, Delivery, Outcome
 
+PROBE = "probe"
+"""Why a delivery comes before its date: an operator wants it tried now."""
 DETAIL = 300
 """Characters of a reason that are kept."""
 
@@ -22,11 +24,14 @@ DETAIL = 300
 def conclude(item: Item, attempt: Attempt, policy: Policy, *, luck: float) -> Ended:
     """What the lane's books are told."""
     number = item.tries + 1
-    decision = retry.decide(policy, item.tries, attempt, now=0.0, luck=luck)
+    early = bool(item.early)
+    decision = retry.decide(policy, item.tries, attempt, now=0.0, luck=luck, early=early)
     if isinstance(decision, Done):
         return Ended("d", item.member, number)
     if isinstance(decision, Again):
         return Ended("r", item.member, number, delay=decision.at)
+    if isinstance(decision, Kept):
+        return Ended("e", item.member, number, tried=item.early != PROBE)
     return given_up(item, decision.reason, attempt.code, attempt.detail)
 
 
@@ -66,8 +71,14 @@ def log_facts(
         "attempt": ended.attempt,
         "outcome": attempt.outcome.value,
         "code": attempt.code,
-        "next": f"in {ended.delay:.1f} s" if ended.kind == "r" else "dead",
+        "next": _next(ended),
     }
+
+
+def _next(ended: Ended) -> str:
+    if ended.kind == "e":
+        return "at its date"
+    return f"in {ended.delay:.1f} s" if ended.kind == "r" else "dead"
 
 
 def trace_facts(

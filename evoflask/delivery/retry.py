@@ -1,4 +1,4 @@
-"""What becomes of an event after one attempt: done, again, or dead. Pure.
+"""What becomes of an event after one attempt: done, again, as before, or dead. Pure.
 
 Sinks report facts, this decides. Time and luck are arguments, so that the rules are a
 table (`tests/unit/test_retry.py`).
@@ -43,25 +43,42 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The attempt was none of the schedule: tries and date stay as they were."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """Given up; `reason` is `rejected` or `exhausted`."""
 
     reason: str
 
 
-Decision = Done | Again | Dead
+Decision = Done | Again | Kept | Dead
 
 _DONE = Done()
+_KEPT = Kept()
 _REJECTED = Dead(REJECTED)
 _EXHAUSTED = Dead(EXHAUSTED)
 
 
-def decide(policy: Policy, tries: int, attempt: Attempt, *, now: float, luck: float) -> Decision:
-    """What follows from `attempt`, the one after `tries` failures. `luck` is in [0, 1)."""
+def decide(
+    policy: Policy,
+    tries: int,
+    attempt: Attempt,
+    *,
+    now: float,
+    luck: float,
+    early: bool = False,
+) -> Decision:
+    """What follows from `attempt`, the one after `tries` failures. `luck` is in [0, 1). `early`: an
+    operator, a change of settings or a recovery triggered it, and not the schedule."""
     if attempt.outcome is Outcome.DELIVERED:
         return _DONE
     if attempt.outcome is Outcome.REJECTED:
         return _REJECTED
+    if early:
+        return _KEPT
     if tries >= len(policy.schedule):
         return _EXHAUSTED
     return Again(now + delay(policy, tries, attempt.retry_after, luck=luck))

@@ -1,7 +1,7 @@
 -- configure: bring what Redis must know of an instance in line with its row.
 --
 --   config:<i>  hash  revision, epoch, lanes, tombstone     lane:<s>  hash  flags
---   waiting:<s>, dying:<s>, tries:<s>  set aside when their lane is destroyed
+--   waiting:<s>, dying:<s>, tries:<s>, early:<s>  set aside when their lane is destroyed
 --   gone:<s>:waiting|dying  keys, sweep  set                due, alone, oldest, weight, graves
 --   failing  zset, buried  hash  - a destroyed lane        wake:<sink>  channel
 --   feed, fed   stream, string  + one line where an instance that was known changes
@@ -43,7 +43,7 @@ local function set_aside(s, sink)
   local weight = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
   if weight > 0 then weigh(s, -weight) end
   book(s, sink, 'discarded', n)
-  call('UNLINK', P .. 'tries:' .. s, P .. 'lane:' .. s)
+  call('UNLINK', P .. 'tries:' .. s, P .. 'early:' .. s, P .. 'lane:' .. s)
   for _, z in ipairs({ 'due:', 'alone:', 'oldest:' }) do call('ZREM', P .. z .. sink, s) end
   call('SREM', P .. 'graves', s)
   call('ZREM', P .. 'failing', s)
@@ -81,16 +81,18 @@ call('HSET', config, 'revision', revision, 'epoch', epoch, 'lanes', ARGV[6])
 for _, l in ipairs(lanes) do
   local s, sink = l[1], l[2]
   local key = P .. 'lane:' .. s
-  local was = lane(s, 'version')
+  local was = lane(s, 'version', 'pauses', 'early', 'recalled')
   call('HDEL', key, 'orphan')
   call('HSET', key, 'i', i, 'sink', sink, 'on', l[3], 'stop', l[4], 'wait', l[5], 'version', l[6])
   if was.version and tonumber(was.version) ~= tonumber(l[6]) then
-    -- The subscription was changed: what failed may work now, so the pause ends and the
-    -- next retries (a bounded number) need not wait for their dates.
+    -- The subscription was changed: what failed may work now, so the pause ends and retries need
+    -- not wait for their dates. Where it does not, the next pause is as long as this one was.
+    local pauses = tonumber(was.pauses or 0) - (tonumber(was['until'] or 0) > 0 and 1 or 0)
     call('HDEL', key, 'until', 'failures', 'pauses', 'last_entry', 'fails', 'since')
+    if pauses > 0 then call('HSET', key, 'pauses', pauses) end
     if call('HEXISTS', key, 'told') == 1 then call('HSET', key, 'told', 'changed') end
-    local later = call('ZRANGEBYSCORE', P .. 'waiting:' .. s, '(' .. NOW, '+inf', 'LIMIT', 0, 1000)
-    for _, member in ipairs(later) do call('ZADD', P .. 'waiting:' .. s, 'XX', NOW, member) end
+    was.recall = NOW
+    recall(s, was, 'change')
   end
   redate(s, lane(s))
   local changed = was.version ~= tostring(l[6]) or was.on ~= tostring(l[3])

@@ -13,6 +13,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:prints:<i>        hash     fingerprints of event name and data, by id (expires)
     evo:{pN}:waiting:<s>       zset     the lane: every entry not settled; 0 = new, else next try
     evo:{pN}:tries:<s>         hash     entries that failed: how often
+    evo:{pN}:early:<s>         hash     retries that came before their date: tries, date, cause
     evo:{pN}:dying:<s>         hash     entries given up: tries and reason, until their letter
     evo:{pN}:graves            set      lanes with something in dying
     evo:{pN}:lane:<s>          hash     hold, flags, breaker, last error, losses, books, pace, fails

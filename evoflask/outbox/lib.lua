@@ -185,10 +185,75 @@ local function trim(i, retain, age, n)
   return moved, nxt ~= nil and moved == n
 end
 
+-- A retry that came before its date: its tries then, the date, and the cause: `probe`, `change`
+-- or `recovery`. A mark with other tries is of an earlier failure, and says nothing.
+local function read_mark(mark, tries)
+  local was, d, cause = string.match(mark or '', '^(%d+) (%d+) (%a+)$')
+  if was and tonumber(was) == tonumber(tries or 0) then return tonumber(d), cause end
+end
+
+local function mark_early(s, member, tries, d, cause)
+  local mark = string.format('%d %.0f %s', tonumber(tries or 0), d, cause)
+  call('HSET', P .. 'early:' .. s, member, mark)
+end
+
+local function forget_early(s)
+  call('UNLINK', P .. 'early:' .. s)
+  call('HDEL', P .. 'lane:' .. s, 'early', 'recall', 'recalled')
+end
+
+-- Bring the next retries of a lane forward, oldest entry first: RECALL_N a call, one each RECALL_MS,
+-- from where the call before stopped (`recall`, a date; `recalled` is when its last one is due). A
+-- failure of such a try charges nothing and gives it its date back (settle). A recovery brings each
+-- retry forward once; after a change of settings those that came before come again.
+local RECALL_N, RECALL_MS = 50, 50
+local function recall(s, h, cause)
+  local waiting, key = P .. 'waiting:' .. s, P .. 'lane:' .. s
+  local from = string.format('(%.0f', tonumber(h.recall))
+  local rows = call('ZRANGEBYSCORE', waiting, from, '+inf', 'WITHSCORES', 'LIMIT', 0, RECALL_N)
+  local members, dates = {}, {}
+  for r = 1, #rows, 2 do
+    members[#members + 1] = rows[r]
+    dates[rows[r]] = tonumber(rows[r + 1])
+  end
+  if #members == RECALL_N then
+    h.recall = dates[members[#members]]
+    call('HSET', key, 'recall', string.format('%.0f %s', h.recall, cause))
+  else
+    h.recall = nil
+    call('HDEL', key, 'recall')
+  end
+  if not members[1] then return end
+  table.sort(members)
+  local tries = call('HMGET', P .. 'tries:' .. s, unpack(members))
+  local marks = h.early and call('HMGET', P .. 'early:' .. s, unpack(members)) or {}
+  local at = math.max(NOW, tonumber(h.recalled or 0))
+  local first, moved = at, false
+  for n, member in ipairs(members) do
+    local own = read_mark(marks[n], tries[n])
+    if not own or cause == 'change' then
+      -- The digits of the entry spread them: luck is the same in each script.
+      local d = at == first and at or at + ms_of(member) * 7 % RECALL_MS
+      if d < dates[member] then
+        mark_early(s, member, tries[n], own or dates[member], cause)
+        call('ZADD', waiting, 'XX', d, member)
+        moved = true
+      end
+      at = at + RECALL_MS
+    end
+  end
+  if moved then
+    h.early = '1'
+    h.recalled = at
+    call('HSET', key, 'early', 1, 'recalled', string.format('%.0f', at))
+  end
+end
+
 -- The ids that a holder gets next: at most `n`, half of them retries that are due, half new
 -- ones after `cursor`; a half uses what the other leaves. `new` and `old` say how many new
 -- ones and retries the holder has in hand already (they are still on the lane).
--- Answers a flat list: member, tries, ...
+-- Answers a flat list: member, tries, ..., and one of those that come before their date: member,
+-- cause, ...
 local function window(s, h, n, cursor, new, old)
   local key = P .. 'waiting:' .. s
   local failed = call('ZRANGEBYSCORE', key, '(0', NOW, 'LIMIT', 0, n + old)
@@ -212,21 +277,27 @@ local function window(s, h, n, cursor, new, old)
   local half = math.floor(n / 2)
   local nfresh = math.min(#fresh, math.max(half, n - math.max(#failed - old, 0)))
   local nfailed = math.min(#failed, n - nfresh + old)
-  local out = {}
+  local out, early = {}, {}
   if nfailed > 0 then
     local handed = {}
     for r = 1, nfailed do handed[r] = failed[r] end
     local tries = call('HMGET', P .. 'tries:' .. s, unpack(handed))
+    local marks = h.early and call('HMGET', P .. 'early:' .. s, unpack(handed)) or {}
     for r = 1, nfailed do
       out[#out + 1] = handed[r]
       out[#out + 1] = tonumber(tries[r] or 0)
+      local d, cause = read_mark(marks[r], tries[r])
+      if d and d > NOW then
+        early[#early + 1] = handed[r]
+        early[#early + 1] = cause
+      end
     end
   end
   for r = 1, nfresh do
     out[#out + 1] = fresh[r]
     out[#out + 1] = 0
   end
-  return out
+  return out, early
 end
 
 -- The oldest entry of a lane: the first that was never tried, or the retry that is next.
@@ -251,6 +322,7 @@ end
 
 -- Give an entry up: off the lane, into `dying`, until its letter is written.
 local function die(s, member, tries, why)
+  call('HDEL', P .. 'early:' .. s, member)
   call('HSET', P .. 'dying:' .. s, member, tries .. ' ' .. why)
   call('SADD', P .. 'graves', s)
 end

@@ -1,6 +1,6 @@
 -- purge: set the whole backlog of a lane aside, to be swept; the lane goes on, empty.
 --
---   waiting:<s>  zset  renamed to gone:<s>:<n>:waiting     sweep  set     tries:<s>  hash
+--   waiting:<s>  zset  renamed to gone:<s>:<n>:waiting     sweep  set     tries:<s>, early:<s>  hash
 --   lane:<s>  hash  books     due, alone, oldest, weight, weighing, over     wake:<sink>  channel
 --
 -- Atomic because the count that was confirmed is the count of what goes, and is in the books.
@@ -22,6 +22,7 @@ local gone = 'gone:' .. s .. ':' .. call('HINCRBY', P .. 'lane:' .. s, 'purges',
 call('RENAME', waiting, P .. gone)
 call('SADD', P .. 'sweep', h.i .. ' ' .. gone)
 call('UNLINK', P .. 'tries:' .. s)
+forget_early(s)
 local weight = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
 weigh(s, -weight)
 call('SREM', P .. 'over', s)

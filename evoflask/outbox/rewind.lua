@@ -1,6 +1,6 @@
 -- rewind: Redis' clock went back, so dates that a lane got before lie too far ahead.
 --
---   waiting:<s>  zset  dates of retries     lane:<s>  hash  end, until
+--   waiting:<s>  zset  dates of retries     lane:<s>  hash  end, until     early:<s>  hash  -
 --   due:<sink>, alone:<sink>, oldest:<sink>  dates
 --
 -- Atomic a piece of a lane: a date that somebody gives meanwhile is not mixed up with it.
@@ -20,6 +20,8 @@ for r = 1, #rows, 2 do
   call('ZADD', waiting, math.max(NOW, tonumber(rows[r + 1]) - back), rows[r])
 end
 if #rows == 2 * n then return rows[#rows] end
+-- The dates that retries had before they came forward lie too far ahead as well.
+forget_early(s)
 -- A hold that was renewed since is its holder's.
 for field, limit in pairs({ ['until'] = NOW + back / 2, ['end'] = NOW + tonumber(ARGV[4]) }) do
   local at = tonumber(h[field] or 0)

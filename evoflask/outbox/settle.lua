@@ -2,6 +2,7 @@
 --
 --   lane:<s>  hash  hold, books, breaker, pace  waiting:<s>  zset  - members, dates
 --   tries:<s> hash  how often an entry failed   dying:<s>, graves  what is given up
+--   early:<s> hash  retries that came before their date
 --   outbox:<i>, body:<i>:<e>   - entries past retention that nobody has any more
 --   due:<sink>, oldest:<sink>, weight, weighing, totals
 --   failing   zset  + the lane when its attempts fail, or work again and somebody was told
@@ -13,9 +14,11 @@
 --       mark ('' none), number of facts, fact name, fact value ... (breaker, last error),
 --       number of totals, name, n, ... then outcomes: kind, member, attempt, x
 --         d delivered · r retry (x: ms from now) · x dead (x: reason as JSON)
---         R, X: the same, but nothing was tried, or not there: no fault of the destination
+--         e a try before its date failed: tries and date are what they were
+--         E, X: the same, but no fault of the destination, or not one that counts
+--         R nothing of that entry changes: it was tried by settings that are no more
 -- Answers {'lost'} or {'ok', now ms, due now (1|0), applied, ids, active (1|0), revision,
--- epoch}; a lane that was stopped meanwhile is not active and hands out nothing.
+-- epoch, early}; a lane that was stopped meanwhile is not active and hands out nothing.
 
 -- Deliveries by ten seconds: the number of the newest ten, its count, those of the six before.
 local function pace(old, n)
@@ -35,7 +38,7 @@ end
 
 unblock()
 local s, token, hold = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local h = lane(s, 'pace', 'delivered')
+local h = lane(s, 'pace', 'delivered', 'early', 'recall', 'recalled')
 if not h.sink or h.token ~= token then
   if h.sink then call('HINCRBY', P .. 'lane:' .. s, 'void', 1) end
   return { 'lost' }
@@ -61,6 +64,7 @@ local faults = 0 -- attempts that failed after the last one that did not
 if #members > 0 then
   local there = call('ZMSCORE', waiting, unpack(members))
   local tries = call('HMGET', P .. 'tries:' .. s, unpack(members))
+  local marks = h.early and call('HMGET', P .. 'early:' .. s, unpack(members)) or {}
   local function leave(n, member)
     off[#off + 1] = member
     if tries[n] then tried[#tried + 1] = member end
@@ -73,10 +77,20 @@ if #members > 0 then
     if there[n] and kind == 'd' then
       leave(n, member)
       delivered, applied, faults = delivered + 1, applied + 1, 0
+    elseif kind == 'R' then
+      -- It stays where it is, due and uncharged.
+    elseif string.lower(kind) == 'e' then
+      local own = read_mark(marks[n], tries[n])
+      if there[n] and before == attempt - 1 and own and tonumber(there[n]) < own then
+        applied = applied + 1
+        if kind == 'e' then faults = faults + 1 end
+        delays[#delays + 1] = own
+        delays[#delays + 1] = member
+      end
     elseif there[n] and before == attempt - 1 then
       applied = applied + 1
       if kind == 'r' or kind == 'x' then faults = faults + 1 end
-      if string.lower(kind) == 'r' then
+      if kind == 'r' then
         delays[#delays + 1] = NOW + tonumber(ARGV[o + 3])
         delays[#delays + 1] = member
         call('HSET', P .. 'tries:' .. s, member, attempt)
@@ -90,6 +104,7 @@ if #members > 0 then
   if #off > 0 then
     call('ZREM', waiting, unpack(off))
     if #tried > 0 then call('HDEL', P .. 'tries:' .. s, unpack(tried)) end
+    if h.early then call('HDEL', P .. 'early:' .. s, unpack(off)) end
     weigh(s, -freed)
   end
   if #delays > 0 then call('ZADD', waiting, 'XX', unpack(delays)) end
@@ -120,7 +135,21 @@ if faults > 0 then
   call('ZADD', P .. 'failing', 'NX', NOW, s)
 end
 
-local ids, active = {}, h.on == '1' and h.stop ~= '1'
+-- A success after failures: retries that wait for their dates come forward, a piece a call.
+local from, cause = string.match(h.recall or '', '^(%d+) (%a+)$')
+h.recall = from
+if delivered > 0 and h.fails and not from then h.recall, cause = NOW, 'recovery' end
+local moved = false
+if h.recall and tonumber(h['until'] or 0) > NOW then
+  call('HDEL', key, 'recall')
+elseif h.recall and tonumber(h.recalled or 0) <= NOW then
+  recall(s, h, cause)
+  moved = true
+elseif h.recall and not from then
+  call('HSET', key, 'recall', string.format('%.0f %s', NOW, cause))
+end
+
+local ids, early, active = {}, {}, h.on == '1' and h.stop ~= '1'
 if hold > 0 then
   h['end'] = NOW + hold
   call('HSET', key, 'end', h['end'])
@@ -130,12 +159,14 @@ if hold > 0 then
   end
   local want = active and tonumber(ARGV[4]) or 0
   if want > 0 then
-    ids = window(s, h, want, ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]))
+    ids, early = window(s, h, want, ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]))
     if #ids < want * 2 then call('HSET', key, 'hungry', 1) end
   end
 else
   call('HDEL', key, 'token', 'end', 'lost', 'mark', 'marks', 'marked', 'hungry')
   h.token, h.lost = nil, nil
 end
-local d = redate(s, h, #off + #delays == 0 and front(s) or nil)
-return { 'ok', NOW, (d and d <= NOW) and 1 or 0, applied, ids, active and 1 or 0, c[1] or '', c[2] or '' }
+local d = redate(s, h, #off + #delays == 0 and not moved and front(s) or nil)
+if h.early and #off > 0 and call('EXISTS', waiting) == 0 then forget_early(s) end
+return { 'ok', NOW, (d and d <= NOW) and 1 or 0, applied, ids, active and 1 or 0, c[1] or '', c[2] or '',
+  early }

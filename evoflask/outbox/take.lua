@@ -1,7 +1,7 @@
 -- take: hand due lanes to a drain, longest due first, each with a hold.
 --
 --   due:<sink> | alone:<sink>   zset  dates            lane:<s>      hash  hold, losses
---   waiting:<s>  zset  read: a window of ids           tries:<s>     hash  read
+--   waiting:<s>  zset  read: a window of ids           tries:<s>, early:<s>  hash  read
 --   config:<i>   hash  read: revision                  dying:<s>, graves   a crasher
 --
 -- Atomic because two drains must never hold one lane, and because a hold that ended without
@@ -9,7 +9,8 @@
 --
 -- ARGV: sink, token, hold ms, lanes at most, ids a lane, alone (1|0)
 -- Answers {now ms, lane, lane, ...}; a lane is {s, token, i, revision, epoch, probe, proven,
--- failures, until, pauses, last entry, ids}.
+-- failures, until, pauses, last entry, ids, early, the end of the pause that a probe by hand broke
+-- off (0: it did not)}.
 
 unblock()
 local sink, token, hold = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -46,6 +47,7 @@ local function hand(s, h, n, same)
   local failures = tonumber(h.failures or 0)
   local proven = h.okat and failures == 0
   local ids, hungry
+  local early, broke = {}, 0
   if paused > 0 then
     -- A probe: the oldest event not yet tried (with `wait`, the earliest retry), else the
     -- earliest retry, whatever its date.
@@ -55,10 +57,18 @@ local function hand(s, h, n, same)
       if retry[1] then all = retry end
     end
     ids = {}
-    if all[1] then ids = { all[1], tonumber(call('HGET', P .. 'tries:' .. s, all[1]) or 0) } end
+    if all[1] then
+      local tries = tonumber(call('HGET', P .. 'tries:' .. s, all[1]) or 0)
+      local mark = h.early and call('HGET', P .. 'early:' .. s, all[1])
+      local own, cause = read_mark(mark, tries)
+      local was, till = string.match(h.probed or '', '^(%d+) (%d+)$')
+      if was and tonumber(was) == paused then broke, own, cause = tonumber(till), NOW + 1, 'probe' end
+      ids = { all[1], tries }
+      if own and own > NOW then early = { all[1], cause } end
+    end
   else
     local asked = alone and 1 or proven and n or math.min(n, 2)
-    ids = window(s, h, asked, '', 0, 0)
+    ids, early = window(s, h, asked, '', 0, 0)
     hungry = not alone and #ids < asked * 2
   end
   if not ids[1] then
@@ -76,11 +86,11 @@ local function hand(s, h, n, same)
   redate(s, h, same)
   local c = call('HMGET', P .. 'config:' .. h.i, 'revision', 'epoch')
   out[#out + 1] = { s, mine, h.i, c[1] or '', c[2] or '', paused > 0 and 1 or 0, proven and 1 or 0,
-    failures, paused, tonumber(h.pauses or 0), h.last_entry or '', ids }
+    failures, paused, tonumber(h.pauses or 0), h.last_entry or '', ids, early, broke }
 end
 
 for _, s in ipairs(call('ZRANGEBYSCORE', due, '-inf', NOW, 'LIMIT', 0, ARGV[4])) do
-  local h = lane(s, 'okat', 'failures', 'pauses', 'last_entry')
+  local h = lane(s, 'okat', 'failures', 'pauses', 'last_entry', 'early', 'probed')
   if not h.sink then
     call('ZREM', due, s)
   elseif h.token and tonumber(h['end']) > NOW then

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -203,6 +203,10 @@ class Held:
     breaker: dict[str, str]
     ids: Sequence[tuple[str, int]]
     """(member, tries so far)"""
+    early: Mapping[str, str] = field(default_factory=dict)
+    """Of `ids` those that come before their date, and why: `probe`, `change` or `recovery`."""
+    broke: float = 0.0
+    """The end of the pause that a probe by hand broke off, Unix seconds; 0: none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +238,8 @@ def take(
                     "last_entry": _text(row[10]),
                 },
                 _ids(row[11]),
+                _pairs(row[12]),
+                row[13] / 1000,
             )
             for row in answer[1:]
         ]
@@ -247,7 +253,7 @@ class Ended:
     """An attempt's end, as a lane's books see it. `attempt`: 1 for the first try."""
 
     kind: str
-    """d delivered, r retry, x dead"""
+    """d delivered, r retry, x dead, e failed before its date: tries and date stay"""
     member: str
     attempt: int
     delay: float = 0.0
@@ -255,8 +261,8 @@ class Ended:
     why: str = ""
     """JSON with reason, code and detail, for `x`."""
     tried: bool = True
-    """False: nothing was sent, or to another destination than there is now. Not counted among
-    the lane's failures."""
+    """False: nothing was sent, or to another destination than there is now, or by hand. Not
+    counted among the lane's failures; an `r` leaves the entry as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +291,8 @@ class Settled:
     ids: Sequence[tuple[str, int]] = ()
     active: bool = True
     revision: tuple[str, str] = ("", "")
+    early: Mapping[str, str] = field(default_factory=dict)
+    """See `Held`."""
 
 
 def _read_settle(answer: Any) -> Settled:
@@ -298,6 +306,7 @@ def _read_settle(answer: Any) -> Settled:
         _ids(answer[4]),
         answer[5] == 1,
         (_text(answer[6]), _text(answer[7])),
+        _pairs(answer[8]),
     )
 
 
@@ -819,6 +828,11 @@ def _text(value: Any) -> str:
 
 def _texts(values: Any) -> list[str]:
     return [_text(value) for value in values]
+
+
+def _pairs(flat: Sequence[Any]) -> dict[str, str]:
+    texts = [_text(each) for each in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _ids(flat: Sequence[Any]) -> list[tuple[str, int]]:

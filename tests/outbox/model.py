@@ -193,6 +193,8 @@ class World:
         self.drains = [Drain("a"), Drain("b")]
         self.serial = 0
         self.crashed = 0
+        self.restored = 0
+        """Tries before their dates that failed."""
         self.killers: set[str] = set()
         self.poison = self.luck.random() < 0.2
         """The first entry of the second key kills whoever starts it, each time."""
@@ -571,7 +573,7 @@ class World:
             item = work.flying[self.luck.choice(sorted(work.flying))]
             ended = self.outcome(item, calm)
             work.end(item, ended)
-            if ended.kind == "r" and work.wait:
+            if ended.kind in ("r", "e") and (work.wait or not ended.tried):
                 work.put_back()
         elif roll < 0.85 and not calm:
             self.renew(drain)
@@ -649,8 +651,12 @@ class World:
         attempt = item.tries + 1
         if roll < 0.6:
             return Ended("d", item.member, attempt)
+        if roll < 0.64:  # by settings that are no more
+            return Ended("r", item.member, attempt, tried=False)
+        if roll < 0.92 and item.early:
+            return Ended("e", item.member, attempt, tried=item.early != "probe")
         if roll < 0.92:
-            return Ended("r", item.member, attempt, delay=self.luck.choice([0.5, 3.0]))
+            return Ended("r", item.member, attempt, delay=self.luck.choice([0.5, 3.0, 90.0]))
         return Ended("x", item.member, attempt, why='{"reason":"rejected"}')
 
     def renew(self, drain: Drain) -> None:
@@ -678,10 +684,11 @@ class World:
         call = verbs.settle(
             P, s, work.held.token, ended, hold=0 if idle else HOLD, want=want, facts=facts
         )
-        answer = self.outbox.run(call)
         lane = self.lanes.get(s)
+        early = self.early(lane) if lane else {}
+        answer = self.outbox.run(call)
         if lane and answer.held:
-            self.book(lane, ended, answer.applied)
+            self.book(lane, ended, answer.applied, early)
         if self.luck.random() < 0.1:  # the answer was lost: repeated as it was
             again = self.outbox.run(call)
             if idle or not answer.held:
@@ -696,13 +703,25 @@ class World:
         if want.ids:
             if lane:
                 assert all(lane.waiting.get(m) == t for m, t in answer.ids)
-            work.feed(answer.ids, want.ids)
+            work.feed(answer.ids, want.ids, answer.early)
         if not answer.active:
             work.put_back()
             work.stopping = True
         drain.works[s] = (work, self.now + HOLD * 1000)
 
-    def book(self, lane: Lane, ended: list[Ended], applied: int) -> None:
+    def early(self, lane: Lane) -> dict[str, float]:
+        """Retries that came before their dates, with these."""
+        marks = {
+            m.decode(): v.split() for m, v in self.redis.hgetall(f"{PRE}early:{lane.s}").items()
+        }
+        dates = self.dates(lane)
+        return {
+            member: float(date)
+            for member, (tries, date, _) in marks.items()
+            if lane.waiting.get(member) == int(tries) and dates[member] < float(date)
+        }
+
+    def book(self, lane: Lane, ended: list[Ended], applied: int, early: dict[str, float]) -> None:
         n = 0
         for e in ended:
             if lane.waiting.get(e.member) is None:
@@ -710,8 +729,14 @@ class World:
             if e.kind == "d":
                 del lane.waiting[e.member]
                 lane.delivered += 1
-            elif lane.waiting[e.member] != e.attempt - 1:
+            elif lane.waiting[e.member] != e.attempt - 1 or (e.kind == "r" and not e.tried):
                 continue
+            elif e.kind == "e":
+                if e.member not in early:
+                    continue
+                self.restored += 1
+                at = self.redis.zscore(f"{PRE}waiting:{lane.s}", e.member)
+                assert at == early[e.member] or at <= self.now + 50 * 50, "a date that is lost"
             elif e.kind == "r":
                 lane.waiting[e.member] = e.attempt
             else:
@@ -815,6 +840,7 @@ class World:
             ids = self.redis.zrange(f"{PRE}seen:{i}", 0, -1)
             assert sorted(self.redis.hkeys(f"{PRE}prints:{i}")) == sorted(ids)
             assert len(ids) <= self.limits.seen_ids
+        assert [k for k in left if ":early:" in k] == []
         for gone in self.deleted | self.deleted_lanes:
             assert [k for k in left if gone in k and k != f"{PRE}config:{gone}"] == []
         for z in ("due", "alone", "oldest"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from evoflask.dev.process import wait_for
 from evoflask.dev.receiver import Receiver
 from tests.system.conftest import MakeHouse
@@ -136,12 +134,11 @@ def test_a_probe_finds_out_at_once_that_a_paused_lane_may_go_on(
     wait_for(lambda: client.good("GET", "/lane?instance=a")["lanes"][0]["state"] == "paused")
     receiver.control(path="/a", status=None)
     receiver.clear()
-    began = time.monotonic()
     client.good("POST", "/lane/a/crm/probe")
 
-    wait_for(lambda: len(receiver.ids()) == 7)
-    assert time.monotonic() - began < 10
-    assert receiver.ids() == ids[3:]
+    house.wait_quiet(60)
+    assert receiver.ids()[0] == ids[2]  # what the first probe tried is still the oldest new one
+    assert sorted(receiver.ids()) == sorted(ids)  # what failed before need not wait for its date
     lane = client.good("GET", "/lane?instance=a")["lanes"][0]
-    assert (lane["backlog"], lane["retrying"]) == (3, 3)  # their dates are as they were
+    assert (lane["backlog"], lane["retrying"]) == (0, 0)
     assert house.off() == {}

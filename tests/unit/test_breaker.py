@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evoflask.delivery.breaker import FRESH, State, record
+from evoflask.delivery.breaker import FRESH, State, changed, go_on, record
 from evoflask.delivery.retry import Policy
 from evoflask.sinks.base import Attempt, Outcome
 
@@ -152,3 +152,30 @@ def test_a_lane_without_fields_is_fresh() -> None:
 
 def test_a_success_on_a_fresh_lane_makes_no_new_object() -> None:
     assert step(FRESH, "1-0", Outcome.DELIVERED) is FRESH
+
+
+def test_a_probe_by_hand_that_fails_leaves_the_pause_as_it_was() -> None:
+    before, until = paused(3)
+    probing = State(before.failures, NOW, before.pauses, before.last_entry)
+
+    assert go_on(probing, until) == before
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_the_pause_after_a_change_of_settings_is_as_long_as_the_one_it_ended(times: int) -> None:
+    before, _ = paused(times)
+
+    state = changed(before)
+    assert not state.paused(NOW)
+    for entry in ("4-0", "5-0", "6-0"):
+        state = step(state, entry, now=before.until)
+
+    assert state.pauses == before.pauses
+    assert state.until - before.until == POLICY.schedule[times - 1]
+
+
+@pytest.mark.parametrize("state", [FRESH, State(2, 0.0, 0, "1-0 2-0")])
+def test_a_change_of_settings_of_a_lane_that_does_not_pause_forgets_its_failures(
+    state: State,
+) -> None:
+    assert changed(changed(state)) == FRESH

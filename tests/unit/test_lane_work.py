@@ -292,3 +292,14 @@ def test_in_whatever_order_a_key_is_never_overtaken_nor_two_of_it_under_way(seed
         # Put back and handed out again is the same event's turn, not another one's.
         seen = list(dict.fromkeys(members))
         assert seen == sorted(seen)
+
+
+def test_what_comes_before_its_date_says_why() -> None:
+    early = {member(1): "probe", member(3): "recovery"}
+    lane = work((2, "b", 1), (4, "d"))
+
+    lane.feed(numbered([(1, "a", 1), (3, "a", 2), (5, "e", 1)]), 8, early)
+
+    assert {number(item): item.early for item in start_all(lane)} == {
+        **{1: "probe", 2: "", 4: "", 5: ""}
+    }

@@ -40,6 +40,20 @@ def test_an_attempt_ends_as_delivered_as_a_retry_with_a_delay_or_as_dead_with_it
     assert ended == expected
 
 
+@pytest.mark.parametrize(
+    ("cause", "tried"), [("probe", False), ("change", True), ("recovery", True)]
+)
+@pytest.mark.parametrize("tries", [0, 1, 2, 9])
+def test_a_failure_before_its_date_charges_nothing_and_one_by_hand_is_no_fault(
+    tries: int, cause: str, tried: bool
+) -> None:
+    failed = Attempt(Outcome.REFUSED, "500", "no", 60.0)
+
+    ended = outcomes.conclude(Item(MEMBER, tries, cause), failed, POLICY, luck=0.5)
+
+    assert ended == Ended("e", MEMBER, tries + 1, tried=tried)
+
+
 def test_a_long_reason_is_cut_and_stays_json() -> None:
     ended = outcomes.given_up(Item(MEMBER, 0), "missing", "", 'é"\n' * 1000)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evoflask.delivery.retry import Again, Dead, Decision, Done, Policy, decide
+from evoflask.delivery.retry import Again, Dead, Decision, Done, Kept, Policy, decide
 from evoflask.sinks.base import Attempt, Outcome
 
 NOW = 1_000_000.0
@@ -42,6 +42,23 @@ def test_each_failure_waits_its_step_of_the_schedule(
 @pytest.mark.parametrize("tries", [3, 4, 99])
 def test_after_the_last_step_the_event_is_dead(outcome: Outcome, tries: int) -> None:
     assert after(tries, outcome) == Dead("exhausted")
+
+
+@pytest.mark.parametrize("tries", [0, 1, 2, 3, 99])
+@pytest.mark.parametrize(
+    ("outcome", "decision"),
+    [
+        (Outcome.DELIVERED, Done()),
+        (Outcome.REJECTED, Dead("rejected")),
+        *((outcome, Kept()) for outcome in FAILED),
+    ],
+)
+def test_a_try_that_the_schedule_did_not_ask_for_is_never_the_last_one(
+    tries: int, outcome: Outcome, decision: Decision
+) -> None:
+    attempt = Attempt(outcome, retry_after=7.0)
+
+    assert decide(POLICY, tries, attempt, now=NOW, luck=MIDDLE, early=True) == decision
 
 
 @pytest.mark.parametrize("outcome", FAILED)
