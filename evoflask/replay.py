@@ -43,6 +43,15 @@ class Wanted:
     until: float | None = None
     events: Sequence[str] = ()
 
+    @property
+    def words(self) -> dict[str, Any]:
+        """Return what was asked, for the audit log: ids as their number."""
+        given = {"since": self.since, "until": self.until, "events": list(self.events)}
+        said = {name: value for name, value in given.items() if value not in (None, [])}
+        if self.ids:
+            return said | {"ids": len(self.ids)}
+        return said if said.keys() & {"since", "until"} else said | {"all": True}
+
 
 def plan(
     outbox: Outbox,

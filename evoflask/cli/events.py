@@ -145,16 +145,20 @@ def receive(port: int, events: int | None, seconds: float | None) -> None:
 @click.option("--since", help="Accepted since: ISO 8601 or Unix seconds.")
 @click.option("--until", help="Accepted before.")
 @click.option("--event", "events", multiple=True, help="Of this event only.")
+@click.option("--all", "all", is_flag=True, help="All that are retained, instead of a filter.")
 @click.option("--rate", type=float, help="At most so many a second.")
 @click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
 @spoken
 def replay(instance: str, onto: str, dry_run: bool, **options: Any) -> None:
     """Deliver events once more that are still on the outbox; the clock goes on with many."""
     from evoflask import auditlog, configuration, operations, replay, schemas
+    from evoflask.schemas.asked import check_named
     from evoflask.web import parts
 
     given = {name: value for name, value in options.items() if value}
     given = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+    named = bool(given.keys() & {"ids", "since", "until"})
+    check_named(named, bool(given.get("all")), "--id, or --since and --until", "--all")
     asked = schemas.replay_body({"instance": instance, "onto": onto, **given})
     rate = asked.pop("rate", None)
     wanted = replay.Wanted(**{k: v for k, v in asked.items() if k not in ("instance", "onto")})
@@ -167,7 +171,7 @@ def replay(instance: str, onto: str, dry_run: bool, **options: Any) -> None:
         return
     operations.start(parts().manager, planned)
     home = configuration.get(instance).instance
-    facts = {"total": found, "operation": planned.id}
+    facts = {"wanted": wanted.words, "total": found, "operation": planned.id}
     auditlog.note(CLI, "event.replay", home, onto, **facts)
     more = "" if planned.id is None else f", operation {planned.id} goes on with the rest"
     click.echo(f"{planned.done} of {found} replayed onto {instance}/{onto}{more}.")

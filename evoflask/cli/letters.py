@@ -77,10 +77,15 @@ def list_letters(limit: int, **options: str | None) -> None:
 
 def _chosen(letters: Sequence[int], all_: bool, options: dict[str, str | None], dry: bool) -> None:
     """Raises `BadInput` where it is not clear which letters are meant."""
+    from evoflask.schemas.asked import check_named
+
     if letters and dry:
         raise BadInput("--dry-run counts the letters of a filter.")
-    if sum((bool(letters), all_, any(options.values()))) != 1:
+    by_filter = any(options.values())
+    if letters and (by_filter or all_):
         raise BadInput("Name letters by their ids, or by a filter, or all of them with --all.")
+    if not letters:
+        check_named(by_filter, all_, "ids, or by a filter such as --instance", "--all")
 
 
 def _each(letters: Sequence[int], do: Callable[[int], object], done: str) -> None:
@@ -197,7 +202,9 @@ def _noted(action: str, options: dict[str, str | None], facts: dict[str, Any]) -
 
     name = options.get("instance")
     home = None if name is None else configuration.get(name).instance
-    wanted = {k: v for k, v in options.items() if v is not None}
+    wanted: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    if not wanted and "letters" not in facts:
+        wanted = {"all": True}
     told = {"wanted": wanted} if wanted else {}
     auditlog.note(CLI, action, home, options.get("subscription"), **told, **facts)
 

@@ -24,6 +24,7 @@ from evoflask.schemas.fields import (
 )
 from evoflask.schemas.sinks import SINKS
 from evoflask.signing import KINDS
+from evoflask.spelling import shown
 
 
 class LanesQuery(Schema):
@@ -71,17 +72,26 @@ class AuditLogQuery(Schema):
     limit = fields.Integer(validate=validate.Range(1, 500))
 
 
+_ABOUT_ALL: Final = {"description": "true: all that the key may see. Needed without a filter."}
+
+
 class ManyLetters(LettersFilter):
     limit = Whole(validate=validate.Range(1, 10_000_000))
     dryRun = Flag()
 
 
+_ALL: Final = {"required": ["all"], "properties": {"all": {"const": True}}}
+_SOME: Final = {"anyOf": [{"required": [each]} for each in FILTER]}
+
+
 class DiscardBody(ManyLetters):
     class Meta:
-        json: ClassVar = {"anyOf": [{"required": [each]} for each in FILTER]}
+        json: ClassVar = {"oneOf": [_ALL, _SOME]}
+
+    all = Flag(metadata=_ABOUT_ALL)
 
 
-class RequeueBody(ManyLetters):
+class RequeueBody(DiscardBody):
     onto = fields.String(validate=name)
 
 
@@ -112,6 +122,12 @@ class AttemptsQuery(Schema):
     limit = fields.Integer(validate=validate.Range(1, 500))
 
 
+PURGE_NEEDS: Final = (
+    "confirm: Missing data for required field. Send the number of events that wait, such as "
+    '{"confirm": 12}; GET /lane shows it as backlog. Pause the lane first, else it changes.'
+)
+
+
 def attempts_query(query: Mapping[str, Any]) -> dict[str, Any]:
     """`GET /attempt`: a filter, `after` and `limit`. Raises `BadInput`."""
     return load(AttemptsQuery(), query, "")
@@ -131,6 +147,9 @@ def skip_body(body: Mapping[str, Any]) -> str | None:
 
 def purge_body(body: Mapping[str, Any]) -> int:
     """`POST /lane/<instance>/<name>/purge`: the backlog that is meant. Raises `BadInput`."""
+    if "confirm" not in body:
+        extra = "".join(f" {each}: Unknown field." for each in map(shown, list(body)[:3]))
+        raise BadInput(f"{PURGE_NEEDS}{extra}")
     return int(load(PurgeBody(), body, "")["confirm"])
 
 
@@ -146,12 +165,37 @@ def letters_query(query: Mapping[str, Any]) -> dict[str, Any]:
 
 def letters_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """`POST /deadletter/discard`: a filter, `limit`, `dryRun`. Raises `BadInput`."""
-    return load(DiscardBody(), body, "")
+    return _named(load(DiscardBody(), body, ""))
 
 
 def requeue_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """`POST /deadletter/requeue`: the same, and `onto`. Raises `BadInput`."""
-    return load(RequeueBody(), body, "")
+    return _named(load(RequeueBody(), body, ""))
+
+
+def _named(asked: dict[str, Any]) -> dict[str, Any]:
+    check_named(any(each in asked for each in FILTER), asked.get("all", False))
+    if not asked.get("all"):
+        asked.pop("all", None)
+    return asked
+
+
+def check_named(
+    by_filter: bool,
+    all_: bool,
+    what: str = "instance, subscription, sink, event, reason, code, since, until or text",
+    how: str = '"all": true',
+) -> None:
+    """Apply the one rule of all actions on many things: a filter or "all", and not both.
+
+    An empty filter would mean everything, and is what a forgotten or misspelt field leaves.
+    `what` names the filters, `how` is the way to say "all". Raises `BadInput`.
+    """
+    if by_filter == all_:
+        fault = "A filter and {how} contradict each other." if all_ else "The filter is empty."
+        raise BadInput(
+            f"{fault.format(how=how)} Name what is meant by {what}; or send {how} for everything."
+        )
 
 
 def requeue_one_body(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,6 +214,7 @@ class ReplayBody(Schema):
             "oneOf": [
                 {"required": ["ids"]},
                 {"anyOf": [{"required": ["since"]}, {"required": ["until"]}]},
+                {"required": ["all"], "properties": {"all": {"const": True}}},
             ]
         }
 
@@ -182,6 +227,7 @@ class ReplayBody(Schema):
     since = Moment()
     until = Moment()
     events = fields.List(Event(), validate=validate.Length(1, MAX_EVENTS))
+    all = Flag(metadata=_ABOUT_ALL)
     rate = Seconds(validate=validate.Range(0.1, 10_000))
     dryRun = Flag()
 
@@ -191,7 +237,9 @@ def replay_body(body: Mapping[str, Any]) -> dict[str, Any]:
     `BadInput`."""
     asked = load(ReplayBody(), body, "")
     timed = "since" in asked or "until" in asked
-    if ("ids" in asked) == timed:
+    all_ = asked.pop("all", False)
+    check_named("ids" in asked or timed, all_, "ids, or since and until")
+    if "ids" in asked and timed:
         raise BadInput("Name the events by ids, or by the time since and until which they came.")
     if "ids" in asked:
         asked["ids"] = list(dict.fromkeys(asked["ids"]))

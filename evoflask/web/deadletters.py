@@ -9,7 +9,6 @@ from flask import Blueprint, Response, request
 
 from evoflask import auditlog, configuration, deadletters, operations, schemas
 from evoflask.deadletters import Filter
-from evoflask.errors import BadInput
 from evoflask.models import DeadLetter
 from evoflask.schemas import answers
 from evoflask.schemas.asked import DiscardBody, LettersQuery, RequeueBody, RequeueOneBody
@@ -76,13 +75,15 @@ def requeue(letter: int) -> dict[str, Any]:
     errors=(404, 409),
 )
 def requeue_many() -> tuple[dict[str, Any], int]:
-    """Deliver those of a filter again, those of a lane in the order of their acceptance.
+    """Deliver those of a filter again, or all that the key may see (`"all": true`).
+
+    400 if neither is named. Those of a lane go in the order of their acceptance.
 
     Half a second of it at once: 200 where that was all; else 202, and `operation` goes on.
     `left` are still there: not reached yet, or without subscription or body. `dryRun`: how
     many it `would` be; `onto`: to another subscription of the instance.
     """
-    return _many("requeue", bodies.json_body(schemas.requeue_body))
+    return _many("requeue", bodies.optional_json_body(schemas.requeue_body))
 
 
 @bp.delete(f"/{_ID}")
@@ -106,18 +107,17 @@ def discard(letter: int) -> dict[str, Any]:
     errors=(404, 409),
 )
 def discard_many() -> tuple[dict[str, Any], int]:
-    """Give those of a filter up for good, as `requeue` works; a body that names nothing is
-    400."""
-    asked = bodies.json_body(schemas.letters_body)
-    if not asked.keys() - {"limit", "dryRun"}:
-        raise BadInput("Name what is to be discarded, an instance for example.")
-    return _many("discard", asked)
+    """Give those of a filter up for good, or all that the key may see (`"all": true`).
+
+    It works as `requeue` does. 400 if neither is named."""
+    return _many("discard", bodies.optional_json_body(schemas.letters_body))
 
 
 def _many(kind: str, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """`requeue` or `discard`, of many."""
-    limit, dry, onto = (asked.pop(name, None) for name in ("limit", "dryRun", "onto"))
+    dry, onto = asked.pop("dryRun", None), asked.pop("onto", None)
     words = dict(asked)
+    limit, _ = asked.pop("limit", None), asked.pop("all", None)
     wanted = _filter(asked)
     target = None if onto is None else deadletters.target(wanted.instances, onto)
     operation = deadletters.plan(kind, wanted, who(words.get("instance")), limit=limit, onto=target)

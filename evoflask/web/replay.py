@@ -27,7 +27,9 @@ bp = Blueprint("replay", __name__)
     errors=(404, 409),
 )
 def begin() -> tuple[dict[str, Any], int]:
-    """Events of an instance, by ids or by time, once more onto one of its subscriptions.
+    """Deliver events of an instance once more onto one of its subscriptions.
+
+    Named by ids or by time, or all that are retained (`"all": true`).
 
     Half a second of it at once: 200 where that was all; else 202, and `operation` goes on.
     `dryRun`: how many it `would` be. `missing`: ids that are not on the outbox.
@@ -43,7 +45,7 @@ def begin() -> tuple[dict[str, Any], int]:
     if dry:
         return {"replayed": 0, "would": found, **missing, "operation": None}, 200
     operations.start(parts().manager, planned)
-    facts = {"total": found, "operation": planned.id}
+    facts = {"wanted": wanted.words, "total": found, "operation": planned.id}
     home = configuration.get(instance).instance
     auditlog.note(who(instance), "event.replay", home, onto, **facts)
     left = max(0, planned.total - planned.done - planned.failed)

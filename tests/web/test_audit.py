@@ -39,7 +39,7 @@ def busy(call: Request, instance: str, outbox: Outbox) -> str:
         steps.end_some(outbox, how, 2)
     steps.bury(outbox)
     steps.end_some(outbox, steps.rejected, 2)
-    call("POST", "/deadletter/requeue", {"limit": 1})
+    call("POST", "/deadletter/requeue", {"all": True, "limit": 1})
     for i in (row.outbox for row in Instance.select()):
         outbox.run(verbs.trim(0, i, entries=2, seconds=900, n=1000))
     a = Instance.get(Instance.name == "a")  # `b` has one of that name too

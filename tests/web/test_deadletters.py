@@ -261,7 +261,7 @@ def test_requeued_events_keep_their_order_key(
     die(1, data={"key": {"remoteJid": "chat"}})
     member = DeadLetter.get().entry
 
-    call("POST", "/deadletter/requeue", {})
+    call("POST", "/deadletter/requeue", {"all": True})
 
     (held,) = steps.take(outbox)
     assert key_of(held.ids[0][0]) == key_of(member)
@@ -299,7 +299,7 @@ def test_large_bodies_are_requeued_in_appends_of_bounded_size(
     for _ in range(3):
         die(1, data="x" * 3_000_000)
 
-    assert call("POST", "/deadletter/requeue", {}).status_code in (200, 202)
+    assert call("POST", "/deadletter/requeue", {"all": True}).status_code in (200, 202)
     while operator.turn():
         pass
 
@@ -311,7 +311,7 @@ def test_a_limit_takes_the_oldest_and_tells_what_is_left(
 ) -> None:
     die(5)
 
-    assert call("POST", "/deadletter/requeue", {"limit": 2}).json == {
+    assert call("POST", "/deadletter/requeue", {"all": True, "limit": 2}).json == {
         "requeued": 2,
         "left": 3,
         "operation": None,
@@ -330,7 +330,7 @@ def test_a_letter_whose_subscription_is_gone_is_409_and_left(
     (first, _) = letters(call)["letters"]
 
     one = call("POST", f"/deadletter/{first['id']}/requeue")
-    many = call("POST", "/deadletter/requeue", {})
+    many = call("POST", "/deadletter/requeue", {"all": True})
 
     assert one.status_code == 409
     assert many.json == at_once(0, 2)
@@ -346,12 +346,12 @@ def test_those_that_cannot_be_requeued_keep_none_of_the_others(
     assert steps.kill(outbox) == 2
     call("DELETE", "/subscription/a/crm")
 
-    assert call("POST", "/deadletter/requeue", {"limit": 1}).json == {
+    assert call("POST", "/deadletter/requeue", {"all": True, "limit": 1}).json == {
         "requeued": 1,
         "left": 1,
         "operation": None,
     }
-    assert call("POST", "/deadletter/requeue", {"limit": 1}).json == {
+    assert call("POST", "/deadletter/requeue", {"all": True, "limit": 1}).json == {
         "requeued": 0,
         "left": 1,
         "operation": None,
@@ -368,7 +368,7 @@ def test_a_letter_without_a_body_is_409(
     (letter,) = letters(call)["letters"]
 
     assert call("POST", f"/deadletter/{letter['id']}/requeue").status_code == 409
-    assert call("POST", "/deadletter/requeue", {}).json == {
+    assert call("POST", "/deadletter/requeue", {"all": True}).json == {
         "requeued": 0,
         "left": 1,
         "operation": None,
@@ -382,7 +382,7 @@ def test_a_full_outbox_is_503_and_the_letters_stay(
     die(3)
     redis_client.config_set("maxmemory", redis_client.info("memory")["used_memory"] // 2)
 
-    answer = call("POST", "/deadletter/requeue", {})
+    answer = call("POST", "/deadletter/requeue", {"all": True})
 
     assert answer.status_code == 503
     assert letters(call)["total"] == 3
@@ -422,7 +422,7 @@ def test_a_requeue_to_a_paused_lane_waits_there(
     die(1)
     call("POST", "/lane/a/webhook/pause")
 
-    call("POST", "/deadletter/requeue", {})
+    call("POST", "/deadletter/requeue", {"all": True})
 
     assert steps.take(outbox) == []
     assert call("GET", "/lane").json["lanes"][0]["backlog"] == 1
@@ -465,7 +465,7 @@ def test_letters_of_a_deleted_subscription_go_onto_another_one(
     die(3)
     call("DELETE", "/subscription/a/webhook")
 
-    answer = call("POST", "/deadletter/requeue", {"onto": "crm"}, key="token-a")
+    answer = call("POST", "/deadletter/requeue", {"all": True, "onto": "crm"}, key="token-a")
 
     assert answer.json == at_once(3, 0)
     assert backlogs(call) == {"crm": 3}
@@ -476,7 +476,7 @@ def test_letters_of_a_deleted_subscription_go_onto_another_one(
     [
         ({"instance": "a", "onto": "nope"}, "has no subscription"),
         ({"instance": "a", "onto": "websocket"}, "no lane"),
-        ({"onto": "crm"}, "Name the instance"),
+        ({"all": True, "onto": "crm"}, "Name the instance"),
     ],
 )
 def test_a_target_that_cannot_be_is_409_and_changes_nothing(
@@ -514,7 +514,7 @@ def test_a_dry_run_counts_and_changes_nothing(
     before = dump()
 
     some = call("POST", "/deadletter/requeue", {"reason": "rejected", "dryRun": True})
-    limited = call("POST", "/deadletter/requeue", {"limit": 4, "dryRun": True})
+    limited = call("POST", "/deadletter/requeue", {"all": True, "limit": 4, "dryRun": True})
     gone = call("POST", "/deadletter/discard", {"text": "gone", "dryRun": True})
 
     assert some.json == at_once(0, 3) | {"would": 3}
@@ -529,7 +529,7 @@ def test_a_dry_run_leaves_out_what_cannot_be_requeued(
     die(3)
     call("DELETE", "/subscription/a/webhook")
 
-    alone = call("POST", "/deadletter/requeue", {"dryRun": True})
+    alone = call("POST", "/deadletter/requeue", {"all": True, "dryRun": True})
     onto = call("POST", "/deadletter/requeue", {"dryRun": True, "instance": "a", "onto": "crm"})
 
     assert (alone.json["would"], onto.json["would"]) == (0, 3)
@@ -595,7 +595,7 @@ def test_a_late_bury_writes_no_ghost_of_a_letter_that_was_dealt_with(
     (grave,) = redis_client.keys("*dying*")
     stalled = redis_client.hgetall(grave)
     steps.bury(outbox)
-    call("POST", "/deadletter/requeue", {})
+    call("POST", "/deadletter/requeue", {"all": True})
 
     redis_client.hset(grave, mapping=stalled)
     redis_client.sadd("evo:{p0}:graves", grave.decode().rpartition(":")[2])
@@ -635,7 +635,7 @@ def test_a_token_sees_and_does_its_own_only(
     for verb in ("requeue", "discard"):
         refused = call("POST", f"/deadletter/{verb}", {"instance": "a"}, key="token-b")
         assert refused.status_code == 401
-    done = call("POST", "/deadletter/requeue", {}, key="token-b")
+    done = call("POST", "/deadletter/requeue", {"all": True}, key="token-b")
     assert done.json == at_once(1, 0)
     assert letters(call)["total"] == 2
 
@@ -676,7 +676,7 @@ def test_no_key_or_a_wrong_one_is_401(call: Request, instance: str, method: str,
         {"instance": 1},
         {"limit": "5"},
         {"limit": 0},
-        {"all": True},
+        {"all": "yes"},
         {"since": True},
         {"event": ["CALL"]},
         {"reason": "a\x00b"},

@@ -246,7 +246,7 @@ def test_what_happens_is_counted(call: Request, instance: str, outbox: Outbox) -
     for _ in range(2):
         call("POST", "/event/emit/a", {"event": "CALL", "data": 1, "id": "same"})
     steps.kill(outbox)
-    call("POST", "/deadletter/requeue", {"limit": 2})
+    call("POST", "/deadletter/requeue", {"all": True, "limit": 2})
 
     found = numbers(call)
 

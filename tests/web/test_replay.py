@@ -149,7 +149,7 @@ def test_a_dry_run_changes_nothing(call: Request, emit: Emit, dump: Dump) -> Non
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({}, 400, "Name the events by ids"),
+        ({}, 400, "The filter is empty. Name what is meant by ids, or since and until"),
         ({"ids": ["1"], "since": 0}, 400, "Name the events by ids"),
         ({"ids": []}, 400, "ids: "),
         ({"ids": ["with space"]}, 400, "Not an event's id"),
