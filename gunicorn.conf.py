@@ -9,9 +9,12 @@ from gunicorn.glogging import Logger
 
 from evoflask import collector, health, log, traces, vault
 from evoflask.errors import Misconfigured
+from evoflask.keyring import digest, given_key
 from evoflask.serving.arrival import Bounds
-from evoflask.serving.worker import Patience, PatientWorker, allow_files
+from evoflask.serving.visitor import Patience, Rank
+from evoflask.serving.worker import PatientWorker, allow_files
 from evoflask.settings import Settings
+from evoflask.web import Parts
 
 try:
     _settings = Settings.from_env(os.environ)
@@ -46,6 +49,7 @@ PatientWorker.patience = Patience(
     send=_settings.web_send_seconds,
     buffer=_settings.web_buffer_bytes,
     holds=_settings.web_threads // 2,
+    threads=_settings.web_threads,
 )
 workers = _settings.web_concurrency
 # A socket keeps a thread as long as it lasts: those for requests are beside them.
@@ -63,13 +67,27 @@ accesslog = None
 logger_class = _Logger
 
 
+def _identify(parts: Parts, apikey: bytes, authorization: bytes) -> tuple[Rank, str | None]:
+    """Rank and digest of a request's key, from memory alone."""
+    key = given_key(apikey.decode("latin-1"), authorization.decode("latin-1"))
+    if not key:
+        return Rank.STRANGER, None
+    sha256 = digest(key)
+    if parts.keys.find(sha256) is not None:
+        return Rank.OPERATOR, sha256
+    return (Rank.TENANT if parts.door.knows(sha256) else Rank.STRANGER), sha256
+
+
 def post_worker_init(worker: PatientWorker) -> None:
     """Sockets must hear of a SIGTERM, else the worker would wait for them in vain. What
     exports spans is a thread, so it begins after the fork."""
     traces.configure(_settings, "web")
+    parts = worker.wsgi.extensions["evoflask"]
+    worker.identify = lambda apikey, authorization: _identify(parts, apikey, authorization)
     registry = worker.wsgi.extensions["evoflask.gateway"]
     registry.alive = lambda: worker.alive
     collector.tune()
+    collector.give_back()
 
 
 def worker_exit(server: object, worker: PatientWorker) -> None:

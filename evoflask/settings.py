@@ -806,7 +806,13 @@ class Settings:
         2, About("WEB_CONCURRENCY", "Web worker processes.", whole(1, 256), "processes")
     )
     web_threads: int = _field(
-        16, About("WEB_THREADS", "Threads of each of them.", whole(1, 1_024), "threads")
+        16,
+        About(
+            "WEB_THREADS",
+            "Threads of each of them. A token holds at most half of them at once.",
+            whole(1, 1_024),
+            "threads",
+        ),
     )
     web_connections: int = _field(
         4_096,
@@ -850,8 +856,9 @@ class Settings:
         268_435_456,
         About(
             "WEB_BUFFER_BYTES",
-            "Bytes of requests on their way that each web worker process has in memory; with "
-            "more, the one that has been on its way longest is answered 503.",
+            "Bytes of requests and large answers that each web worker process holds. Beyond it a "
+            "further large request is answered 503, and the oldest that is arriving is refused. "
+            "Requests without a known key share a sixteenth of it.",
             whole(65_536, 1 << 40),
             "bytes",
         ),

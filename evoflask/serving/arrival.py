@@ -22,6 +22,13 @@ _BLANK: Final = re.compile(rb"(?:\r\n)+")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\Z")
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}\Z")
 _EXPECT: Final = re.compile(rb"\r\nexpect:[^\r\n]*", re.I)
+_FIELDS: Final = (
+    b"content-length",
+    b"transfer-encoding",
+    b"apikey",
+    b"authorization",
+    b"upgrade",
+)
 _MAX_LINE: Final = 8190
 """Bytes of a line that announces a chunk, as in gunicorn."""
 _MAX_FIELDS: Final = 100
@@ -81,6 +88,10 @@ class Arrival:
         """Bytes of the last `take` that follow the request."""
         self.expects = False
         """The client waits for `100 Continue` before it sends the body."""
+        self.key = self.authorization = b""
+        """Header values of a head that was read."""
+        self.is_socket = False
+        """It asks for a websocket."""
         self.refusal = (431, "head too large")
         """Status and reason, if the state is REFUSED."""
 
@@ -104,6 +115,13 @@ class Arrival:
         if self.state is State.BODY:
             self._break_off()
         return self.state
+
+    @property
+    def size(self) -> int:
+        """Bytes of it that arrived or are announced. A chunked body is announced as endless."""
+        if self._end is not None:
+            return self._end
+        return len(self.data) if self.state is not State.BODY else self._bounds.body
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -166,14 +184,20 @@ class Arrival:
         if head.count(b"\r\n") > _MAX_FIELDS:
             self._break_off()
             return
-        lengths: list[bytes] = []
-        codings: list[bytes] = []
-        for line in head.split(b"\r\n")[1:]:
+        fields: dict[bytes, list[bytes]] = {name: [] for name in _FIELDS}
+        first, *lines = head.split(b"\r\n")
+        for line in lines:
             name, _, value = line.partition(b":")
-            if name.lower() == b"content-length":
-                lengths.append(value.strip(b" \t"))
-            elif name.lower() == b"transfer-encoding":
-                codings.append(value.strip(b" \t").lower())
+            found = fields.get(name.lower())
+            if found is not None:
+                found.append(value.strip(b" \t"))
+        lengths = fields[b"content-length"]
+        codings = [each.lower() for each in fields[b"transfer-encoding"]]
+        self.key = b",".join(fields[b"apikey"])
+        self.authorization = b",".join(fields[b"authorization"])
+        if fields[b"upgrade"] and fields[b"upgrade"][0].lower() == b"websocket":
+            target = first.partition(b" ")[2].partition(b" ")[0]
+            self.is_socket = target.partition(b"?")[0].endswith(b"/ws")
         if not lengths and not codings:
             self._end_at(self._seen)
         elif codings == [b"chunked"] and not lengths:

@@ -17,25 +17,26 @@ where a connection's requests follow one another at once and no other one waits 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import resource
 import selectors
 import socket
 import ssl
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent import futures
-from dataclasses import dataclass
-from enum import IntEnum
-from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 from gunicorn import http
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
 
+from evoflask.serving.account import SMALL, Account
+from evoflask.serving.answers import FULL, MALFORMED, OURS, Accounted, refusal, say
 from evoflask.serving.arrival import Arrival, Bounds, State
+from evoflask.serving.turns import Turns
+from evoflask.serving.visitor import HOLD, Patience, Phase, Rank, Visitor
 
 log = logging.getLogger(__name__)
 
@@ -50,123 +51,50 @@ _LAST_LINGER: Final = 1.0
 """The same while the process ends, and the seconds that a connection may then be silent before
 it is closed: whoever asks more often is told to come by another one. gunicorn grants two, and
 there are platforms that kill after five for everything."""
-_HOLD: Final = 0.005
-"""Seconds that a thread waits at a busy connection for its next request."""
 _LOOK: Final = 0.25
 """Seconds between two looks at everybody's time."""
 _TELL: Final = 60.0
 """Seconds between two lines about those that were cut."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _OTHER_FILES: Final = 1_024
-_MALFORMED: Final = (
-    (http.errors.LimitRequestLine, 414, "The request's line is too long."),
-    (http.errors.LimitRequestHeaders, 431, "There are too many headers, or one is too long."),
-    (http.errors.ExpectationFailed, 417, "Only 100-continue can be expected."),
-    (
-        http.errors.UnsupportedTransferCoding,
-        501,
-        "Only chunked is understood as a transfer coding.",
-    ),
-    (http.errors.ParseException, 400, "The request is not well-formed HTTP."),
-)
-"""What the parser says of a request, by the first class that fits."""
-_OURS: Final = (http.errors.InvalidResponseHeader, http.errors.InvalidResponseHeaderName)
-"""Of the same family, and about what the application answered."""
+_STALLED: Final = 1.0
+"""Seconds after which an answer that is being sent may be cut for a request that waits."""
+
+Identify = Callable[[bytes, bytes], tuple[Rank, Hashable]]
+"""Rank and holder by the headers `apikey` and `Authorization`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """What a client may take. Seconds and bytes."""
-
-    bounds: Bounds
-    head: float = 10.0
-    """For a request's head, and for a body's first bytes."""
-    rate: int = 1_000
-    """Bytes a second of a body, on average, after that."""
-    send: float = 30.0
-    """For taking a piece of the answer."""
-    buffer: int = 268_435_456
-    """Bytes of requests that are not whole yet, of all connections together."""
-    holds: int = 8
-    """Threads that may wait at a busy connection for its next request, at once."""
-
-
-class Phase(IntEnum):
-    """What a connection waits for, in the order in which they are cut when there are too many."""
-
-    LEAVING = 0
-    """For the other side to hang up."""
-    FRESH = 1
-    """For the first byte ever."""
-    KEPT = 2
-    """For the next request."""
-    RECEIVING = 3
-    """For the rest of one."""
-
-
-class _Letterbox:
-    """What the parser takes for the socket: one request, and then nothing."""
-
-    def __init__(self) -> None:
-        self._data = memoryview(b"")
-
-    def put(self, data: bytes | bytearray) -> None:
-        self._data = memoryview(data)
-
-    def recv(self, size: int) -> bytes:
-        piece, self._data = self._data[:size], self._data[size:]
-        return bytes(piece)
-
-    @property
-    def empty(self) -> bool:
-        return not self._data
-
-
-class Visitor(TConn):  # type: ignore[misc]  # gunicorn carries no types
-    """A connection. `since`: when what it waits for began, by the monotonic clock."""
-
-    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
-        super().__init__(cfg, sock, client, server)
-        self.letterbox = _Letterbox()
-        self.parser = http.get_parser(cfg, self.letterbox, client)
-        self.initialized = True
-        self.arrival: Arrival | None = None
-        self.phase = Phase.FRESH
-        self.since = time.monotonic()
-        self.registered = False
-        self.discarded = 0
-        self.rest: bytes | memoryview = b""
-        """Bytes that follow the request that is being answered."""
-        self.last = False
-        """Nothing after that request may be read."""
-        self.answered = -_HOLD
-        """When its last request was, by the monotonic clock."""
-        self.busy = False
-        """Its requests follow one another at once."""
-
-    def open(self, arrival: Arrival) -> None:
-        """A whole request, for the parser."""
-        self.rest = arrival.behind
-        self.letterbox.put(arrival.data)
-        self.last = not arrival.complete
+def _nobody(_: bytes, __: bytes) -> tuple[Rank, Hashable]:
+    return Rank.STRANGER, None
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
     """See the module. `patience` is set by gunicorn's configuration."""
 
+    wsgi: Any
     patience: ClassVar[Patience] = Patience(Bounds(head=65_536, body=16_777_216))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting: dict[Phase, dict[Visitor, None]] = {phase: {} for phase in Phase}
         """In the order in which they began to wait."""
-        self._buffered = 0
-        self._queue: set[Visitor] = set()
-        """Those that wait for a thread."""
+        bounds = self.patience.bounds
+        buffer = self.patience.buffer
+        self.account = Account(buffer, max(buffer // 16, bounds.body + bounds.head))
+        self.identify: Identify = _nobody
+        self._turns: Turns[Visitor] = Turns(self.cfg.threads)
+        self._starving_since: float | None = None
+        self._answering: dict[Visitor, None] = {}
+        self._local = threading.local()
         self._holds = [None] * self.patience.holds
         """One for each thread that may hold a connection, and does not."""
         self._looked = self._told = time.monotonic()
         self._cut: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """gunicorn's loop, around an application whose answers count."""
+        self.wsgi = Accounted(self.wsgi, lambda: self._local.conn, self._charge_answer)
+        super().run()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """gunicorn would wake up for the end of what it keeps alive itself, and that is nothing
@@ -208,22 +136,68 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     def _take(self, conn: Visitor, data: bytes | memoryview) -> None:
         if conn.arrival is None:
             conn.arrival = Arrival(self.patience.bounds)
-        before, size = conn.arrival.state, len(conn.arrival.data)
+        before = conn.arrival.state
         state = conn.arrival.take(data)
-        self._buffered += len(conn.arrival.data) - size
-        if state is State.WHOLE:
-            self._hand_over(conn)
-            return
+        self._charge(conn, len(conn.arrival.data) + len(conn.arrival.behind) - conn.charged)
         if state is State.REFUSED:
             self._refuse(conn, *conn.arrival.refusal)
+            return
+        if state in (State.BODY, State.WHOLE) and before in (State.IDLE, State.HEAD):
+            self._identify(conn)
+            if conn.arrival.size > SMALL and self.account.full(conn.charged, known=conn.known):
+                self._refuse(conn, 503, FULL)
+                return
+        if state is State.WHOLE:
+            self._hand_over(conn)
             return
         if before is not state and state is not State.IDLE:
             self._wait(conn, Phase.RECEIVING)
         if state is State.BODY and conn.arrival.expects:
             conn.arrival.expects = False
-            _say(conn.sock, _CONTINUE)
-        if self._buffered > self.patience.buffer:
-            self._make_space()
+            say(conn.sock, _CONTINUE)
+        self._make_space()
+
+    def _identify(self, conn: Visitor) -> None:
+        """Note whose request it is. Until then its bytes count as a stranger's."""
+        assert conn.arrival is not None
+        rank, key = self.identify(conn.arrival.key, conn.arrival.authorization)
+        share = self._share(rank)
+        if conn.arrival.is_socket:
+            share = self.cfg.threads
+        known = rank is not Rank.STRANGER
+        if known and not conn.known:
+            self.account.move(conn.charged)
+        elif conn.known and not known:
+            self.account.move(-conn.charged)
+        conn.known = known
+        conn.share = share
+        conn.first = known or key is None
+        if key is None:
+            key = conn.client[0] if isinstance(conn.client, tuple) else conn.client
+        conn.holder = (rank, conn.arrival.is_socket, key)
+
+    def _share(self, rank: Rank) -> int:
+        """Threads of a holder. The rest is for others, `/healthz` among them."""
+        threads = self.patience.threads
+        if rank is Rank.OPERATOR:
+            return int(self.cfg.threads) - max(1, threads // 4)
+        return threads // 2 if rank is Rank.TENANT else threads // 4
+
+    def _charge(self, conn: Visitor, size: int) -> None:
+        conn.charged += size
+        self.account.add(size, known=conn.known)
+
+    def _charge_answer(self, conn: Visitor, size: int, may_refuse: bool) -> bool:
+        """Count an answer until its connection is done with it. False: it does not fit."""
+        if not conn.known:
+            self.account.move(conn.charged)
+            conn.known = True
+        if not may_refuse:
+            self.account.add(size, known=True)
+        elif not self.account.try_add(size):
+            return False
+        conn.charged += size
+        return True
 
     def _hand_over(self, conn: Visitor) -> None:
         """To a thread, with the bytes of one request."""
@@ -231,9 +205,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self._forget(conn)
         conn.open(conn.arrival)
         conn.arrival = None
-        conn.busy = time.monotonic() < conn.answered + _HOLD
-        self._queue.add(conn)
-        self.enqueue_req(conn)
+        conn.busy = time.monotonic() < conn.answered + HOLD
+        self._turns.add(conn, conn.holder, conn.share, known=conn.first)
+        self._start()
+
+    def _start(self) -> None:
+        """Give threads to requests that wait, as far as there are."""
+        while (conn := self._turns.next()) is not None:
+            self._answering[conn] = None
+            self.enqueue_req(conn)
+        if not self._turns.starving:
+            self._starving_since = None
+        elif self._starving_since is None:
+            self._starving_since = time.monotonic()
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -255,8 +239,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     def _forget(self, conn: Visitor) -> None:
         """Nothing more is waited for."""
         self._waiting[conn.phase].pop(conn, None)
-        if conn.arrival is not None:
-            self._buffered -= len(conn.arrival.data)
         if conn.registered:
             conn.registered = False
             with contextlib.suppress(OSError, KeyError, ValueError):
@@ -272,10 +254,31 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         return False
 
     def _make_space(self) -> None:
-        """Cut the request that has been on its way for the longest time."""
-        for conn in self._waiting[Phase.RECEIVING]:
-            self._refuse(conn, 503, "too much on its way")
+        """Refuse the requests that have been on their way for the longest time, until the rest
+        fits. Small ones are spared."""
+        strangers = self.account.overdrawn_by_strangers
+        if not (strangers or self.account.overdrawn):
             return
+        for conn in list(self._waiting[Phase.RECEIVING]):
+            if conn.charged > SMALL and (self.account.overdrawn or not conn.known):
+                self._refuse(conn, 503, FULL)
+                if not (self.account.overdrawn or self.account.overdrawn_by_strangers):
+                    return
+
+    def _cut_stalled(self, now: float) -> None:
+        """Cut the answer that has been sent for the longest time, if a request has waited for a
+        thread for a second and there is none."""
+        if self._starving_since is None or now < self._starving_since + _STALLED:
+            return
+        stalled = [
+            conn
+            for conn in self._answering
+            if conn.sending is not None and now >= conn.sending + _STALLED
+        ]
+        for conn in sorted(stalled, key=lambda each: each.sending or now)[: len(stalled) // 2 + 1]:
+            self._cut["answer not read, others waited"] += 1
+            with contextlib.suppress(OSError):
+                conn.sock.shutdown(socket.SHUT_RDWR)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Cut whose time is over; `force`: everybody."""
@@ -283,6 +286,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         if not force and now < self._looked + _LOOK:
             return
         self._looked = now
+        self._cut_stalled(now)
         for conn in list(self._overdue(now)) if not force else list(self._everybody()):
             if conn.phase is Phase.RECEIVING and not force:
                 self._refuse(conn, 408, "too slow")
@@ -332,9 +336,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
 
     def handle(self, conn: Visitor) -> bool:
         """A request, and those that follow at once; whether the connection goes on."""
-        self._queue.discard(conn)
+        self._local.conn = conn
         while self._answer(conn):
             conn.answered = time.monotonic()
+            conn.sending = None
+            self._charge(conn, -conn.charged)
             if not self._receive_next(conn):
                 return True
         return False
@@ -346,25 +352,33 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         So a thread stays a moment with a connection that was busy so far, unless a request waits
         for a thread, or many stay already.
         """
-        if not conn.busy or conn.rest or self._queue or not self.alive:
+        if not conn.busy or conn.rest or self._turns.starving or not self.alive:
             return False
         try:
             hold = self._holds.pop()
         except IndexError:
             return False
         try:
-            conn.sock.settimeout(_HOLD)
+            conn.sock.settimeout(HOLD)
             data = conn.sock.recv(_PIECE)
         except OSError:  # none came, or the poller will see what is wrong with it
             return False
         finally:
             self._holds.append(hold)
         arrival = Arrival(self.patience.bounds)
-        if arrival.take(data) is State.WHOLE:
+        if arrival.take(data) is State.WHOLE and self._same(conn, arrival):
             conn.open(arrival)
             return True
         conn.rest = data
         return False
+
+    def _same(self, conn: Visitor, arrival: Arrival) -> bool:
+        """Return True if a request may be answered by the thread that answered the last one: it
+        is small, and of the same holder."""
+        if arrival.size > SMALL or arrival.is_socket or not conn.known:
+            return False
+        rank, key = self.identify(arrival.key, arrival.authorization)
+        return conn.holder == (rank, False, key)
 
     def _answer(self, conn: Visitor) -> bool:
         """One request; whether the connection goes on."""
@@ -374,7 +388,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             request = next(conn.parser)
             if not request or not self.handle_request(request, conn):
                 return False
-            return not conn.last and bool(conn.parser.finish_body()) and _used_up(conn)
+            return not conn.last and _finish(conn) and _used_up(conn)
         except (http.errors.NoMoreData, StopIteration, TimeoutError) as error:
             self.log.debug("Closing connection. %s", error)
         except ConnectionError as error:
@@ -391,18 +405,24 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     ) -> None:
         """gunicorn answers with a page that repeats what it was sent, and logs that too: a key in
         a header that is not well-formed would stand in both."""
-        for kind, status, sentence in _MALFORMED:
-            if isinstance(error, kind) and not isinstance(error, _OURS):
+        for kind, status, sentence in MALFORMED:
+            if isinstance(error, kind) and not isinstance(error, OURS):
                 log.info("malformed request: %s", type(error).__name__)
-                _say(client, _refusal(status, sentence))
+                say(client, refusal(status, sentence))
                 return
         log.error("a request failed outside of the application", exc_info=error)
-        _say(client, _refusal(500, "Something went wrong here; the log says what."))
+        say(client, refusal(500, "Something went wrong here; the log says what."))
 
     # -- going -------------------------------------------------------------------------------
 
     def finish_request(self, conn: Visitor, done: futures.Future[bool]) -> None:
         """It was answered."""
+        self._answering.pop(conn, None)
+        self._turns.done(conn.holder)
+        conn.sending = None
+        conn.letterbox.put(b"")
+        self._charge(conn, -conn.charged)
+        self._start()
         goes_on = not done.cancelled() and done.exception() is None and done.result()
         try:
             conn.sock.setblocking(False)
@@ -418,13 +438,15 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
 
     def _refuse(self, conn: Visitor, status: int, why: str) -> None:
         """Say why, as far as it still listens, and leave."""
-        self._cut[why] += 1
-        _say(conn.sock, _refusal(status, f"The request was not received: {why}."))
+        self._cut["too much held" if why == FULL else why] += 1
+        sentence = why if why == FULL else f"The request was not received: {why}."
+        say(conn.sock, refusal(status, sentence))
         self._say_goodbye(conn)
 
     def _say_goodbye(self, conn: Visitor) -> None:
         """Close it, once the other side has, or has had its time to."""
         self._forget(conn)
+        self._charge(conn, -conn.charged)
         conn.arrival = None
         try:
             conn.sock.shutdown(socket.SHUT_WR)
@@ -448,6 +470,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
 
     def _drop(self, conn: Visitor) -> None:
         self._forget(conn)
+        self._charge(conn, -conn.charged)
         self.nr_conns -= 1
         conn.sock.close()
 
@@ -465,23 +488,12 @@ class _Call:
         self.what(self.conn)
 
 
-def _say(sock: socket.socket, data: bytes) -> None:
-    """A few bytes, which fit into any socket's buffer but a full one."""
-    with contextlib.suppress(OSError):
-        sock.send(data)
-
-
-def _refusal(status: int, sentence: str) -> bytes:
-    """An answer in the contract's shape, after which the connection ends."""
-    phrase = HTTPStatus(status).phrase
-    shape = {"status": status, "error": phrase, "response": {"message": [sentence]}}
-    body = json.dumps(shape).encode()
-    later = "Retry-After: 5\r\n" if status == 503 else ""
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n{later}\r\n"
-    )
-    return head.encode() + body
+def _finish(conn: Visitor) -> bool:
+    """Read the rest of a body. An error ends the connection: the request is answered already."""
+    try:
+        return bool(conn.parser.finish_body())
+    except http.errors.ParseException:
+        return False
 
 
 def _used_up(conn: Visitor) -> bool:

@@ -13,6 +13,7 @@ import statistics
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -256,6 +257,118 @@ def test_who_does_not_read_its_answer_is_cut(house: House) -> None:
     assert p99(house, 10) < 10
     for peer in peers:
         peer.sock.close()
+
+
+MEGABYTES = 1_000_000
+
+
+def web_rss(house: House) -> int:
+    """Bytes of the process that answers, which is the only child of gunicorn's first."""
+    pid = house.process("web").pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    status = Path(f"/proc/{child}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024
+
+
+def test_bodies_without_a_key_share_a_small_part_of_memory_and_give_it_back(
+    make_house: MakeHouse,
+) -> None:
+    """70 posts of 15 MB, 1 GB together. A body that is whole counts until it is answered."""
+    house = make_house(workers=0, clock=False, web_threads=4, websocket_max_clients=4)
+    house.client().create("a")
+    body = b"x" * 15 * MEGABYTES
+    head = (
+        "POST /event/emit/a HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    before, most, answered = web_rss(house), [0], Counter[bytes]()
+
+    def post() -> None:
+        with Peer(house) as peer:
+            peer.sock.settimeout(120)
+            with contextlib.suppress(ConnectionError):
+                peer.say(head)
+                peer.sock.sendall(body)
+            with contextlib.suppress(ConnectionError):
+                answered[peer.hear(b"}}")[9:12]] += 1
+
+    posts = Threads([post] * 70)
+    while posts.running:
+        most[0] = max(most[0], web_rss(house))
+        assert requests.get(f"http://127.0.0.1:{house.port}/healthz", timeout=60).ok
+        assert house.client().emit("a").status_code == 202
+    posts.join()
+
+    def grown() -> int:
+        return web_rss(house) - before
+
+    print(f"{dict(answered)}; {(most[0] - before) // MEGABYTES} MB more at most, ", end="")
+    wait_for(lambda: grown() < 60 * MEGABYTES, 30, "the memory to be given back")
+    print(f"{grown() // MEGABYTES} MB after")
+    assert answered.keys() <= {b"401", b"503", b""}
+    assert answered[b"503"]
+    assert most[0] - before < 200 * MEGABYTES
+
+
+def test_a_body_that_does_not_fit_is_refused_before_it_is_sent(make_house: MakeHouse) -> None:
+    house = make_house(workers=0, clock=False, web_buffer_bytes=100_000, web_threads=2)
+    house.client().create("a")
+    head = f"{HEAD}Content-Type: application/json\r\nContent-Length: 16000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(house)) for _ in range(7)]
+        for peer in peers:  # each is small, together they fill the account
+            peer.say(head + "x" * 15_999)
+        wait_for(lambda: refused(stack.enter_context(Peer(house))), 60, "the account to be full")
+        small = stack.enter_context(Peer(house))
+        small.say(WHOLE)
+
+        assert small.hear(b"}").startswith(b"HTTP/1.1 202 ")
+        for peer in peers:
+            peer.say("x")
+            assert peer.hear(b"}").startswith(b"HTTP/1.1 400 ")  # whole, and no JSON
+        assert not refused(stack.enter_context(Peer(house)))
+
+
+def refused(peer: Peer) -> bool:
+    """Ask to send a body. True: the answer is 503 in the contract's shape, and not 100."""
+    peer.say(SLOW.replace("Host: a", "Host: a\r\nExpect: 100-continue"))
+    answer = peer.hear(b"\r\n\r\n")
+    if answer.startswith(b"HTTP/1.1 100 "):
+        return False
+    head, _, body = (answer + peer.hear(b"}}")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 "), head
+    assert b"Retry-After: 5" in head
+    assert json.loads(body)["status"] == 503
+    return True
+
+
+def test_answers_that_a_token_does_not_read_keep_no_other_waiting(make_house: MakeHouse) -> None:
+    """240 answers of 6 MB. They hold a share of the threads, and count until they are taken."""
+    house = make_house(workers=0, clock=False, web_threads=4, websocket_max_clients=12)
+    client = house.client()
+    client.create("a", token="token-a")
+    client.create("b", token="token-b")
+    client.set_webhook("a", "http://127.0.0.1:9/")
+    made = client.emit("a", data="x" * 6 * MEGABYTES).json()["id"]
+    ask = f"GET /event/a/{made} HTTP/1.1\r\nHost: a\r\napikey: token-a\r\n\r\n"
+    other = requests.Session()
+    other.headers["apikey"] = "token-b"
+    url = f"http://127.0.0.1:{house.port}"
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(240):
+            peer = stack.enter_context(Peer(house))
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            peer.say(ask)
+        times = []
+        for _ in range(20):
+            began = time.perf_counter()
+            assert other.get(f"{url}/webhook/find/b", timeout=60).ok
+            assert requests.get(f"{url}/healthz", timeout=60).ok
+            times.append(time.perf_counter() - began)
+
+    print(f"beside 240 unread answers of 6 MB: {max(times):.2f} s at most")
+    assert max(times) < 5
 
 
 def test_busy_connections_keep_nobody_waiting(house: House) -> None:

@@ -1,0 +1,64 @@
+"""Count the bytes of requests and answers that a web process holds. Safe between threads.
+
+A request counts from its first byte until it is answered, whatever it waits for. A large answer
+counts until the client has taken it. Requests whose key this process does not know share a small
+part, so that nobody without a key can fill the memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+SMALL: Final = 16_384
+"""Bytes of a request that is received although the account is full. The number of connections
+bounds these."""
+
+
+class Account:
+    """`most`: bytes of all together. `strangers`: bytes of requests without a known key."""
+
+    def __init__(self, most: int, strangers: int) -> None:
+        self._most = most
+        self._strangers = min(most, strangers)
+        self._used = {True: 0, False: 0}
+        self._lock = threading.Lock()
+
+    def add(self, size: int, *, known: bool) -> None:
+        """Count bytes; a negative size gives them back."""
+        with self._lock:
+            self._used[known] += size
+
+    def move(self, size: int) -> None:
+        """Count the bytes of a request as known that were counted as a stranger's."""
+        with self._lock:
+            self._used[False] -= size
+            self._used[True] += size
+
+    def try_add(self, size: int) -> bool:
+        """Count bytes of a known holder, unless they do not fit. Returns True if they do."""
+        with self._lock:
+            if self.used + size > self._most:
+                return False
+            self._used[True] += size
+            return True
+
+    @property
+    def used(self) -> int:
+        return self._used[True] + self._used[False]
+
+    def full(self, own: int = 0, *, known: bool) -> bool:
+        """Return True if no further large request is to be received. `own`: bytes of that request
+        which count already."""
+        used, strangers = self.used - own, self._used[False] - own
+        return used >= self._most or (not known and strangers >= self._strangers)
+
+    @property
+    def overdrawn(self) -> bool:
+        """Return True if more is held in all than there may be."""
+        return self.used > self._most
+
+    @property
+    def overdrawn_by_strangers(self) -> bool:
+        """Return True if strangers hold more than their part."""
+        return self._used[False] > self._strangers
