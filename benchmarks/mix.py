@@ -11,9 +11,11 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import orjson
+
+from benchmarks import shapes
 
 CHATS: Final = 40
 """Conversations an instance's events are spread over."""
@@ -30,11 +32,11 @@ class Kind:
 
 
 MIX: Final = (
-    Kind("MESSAGES_UPDATE", 400, 350),
+    Kind("MESSAGES_UPDATE", 230, 350),
     Kind("MESSAGES_UPSERT", 900, 250),
     Kind("CONTACTS_UPDATE", 470, 100),
-    Kind("CHATS_UPSERT", 270, 100),
-    Kind("PRESENCE_UPDATE", 270, 100),
+    Kind("CHATS_UPSERT", 105, 100),
+    Kind("PRESENCE_UPDATE", 114, 100),
     Kind("SEND_MESSAGE", 900, 50),
     Kind("MESSAGES_UPSERT", 3_100, 40),
     Kind("MESSAGES_UPSERT", 163_000, 10, media=True),
@@ -74,21 +76,17 @@ class Event:
 
 
 def data(kind: Kind, n: int) -> bytes:
-    """JSON of about `kind.size` bytes, another one for each `n`."""
-    made: dict[str, Any] = {
-        "key": {"remoteJid": f"{n % CHATS}@s.whatsapp.net", "fromMe": False, "id": f"{n:032X}"},
-        "pushName": "Somebody",
-        "messageType": "conversation",
-        "messageTimestamp": 1_763_771_103 + n,
-        "source": "android",
-    }
-    short = len(orjson.dumps(made)) + len('"message":{"conversation":""},')
-    room = max(0, kind.size - short)
+    """JSON in the event's own shape, another one for each `n`, filled up to about `kind.size`."""
+    made = shapes.OF[kind.event](f"{n % CHATS}@s.whatsapp.net", n)
+    first = made[0] if isinstance(made, list) else made
+    room = max(0, kind.size - len(orjson.dumps(made)))
     if kind.media:
         text = base64.b64encode(random.Random(n % 16).randbytes(room * 3 // 4)).decode()
-        made["message"] = {"base64": text}
-    else:
-        made["message"] = {"conversation": "x" * room}
+        first["message"] = {"base64": text}
+    elif "message" in first:
+        first["message"] = {"conversation": "x" * room}
+    elif "profilePicUrl" in first:
+        first["profilePicUrl"] += "x" * room
     return orjson.dumps(made)
 
 

@@ -6,6 +6,7 @@ The house, from the top; a module imports only floors below it:
     web | gateway | delivery | dev            HTTP · sockets · the drain · embedded servers
     manager | deadletters | configuration     the ways in, and back in
     routing                                   who gets what, and why not
+    ordering                                  which events keep their order
     sinks | models | outbox                   destinations · rows · Redis keys
     schemas | formats                         bodies in · bodies out
     events | net | signing | db               the catalogue · the guard · signatures · SQL

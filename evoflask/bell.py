@@ -13,6 +13,7 @@ from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
 from evoflask import redislink
+from evoflask.errors import Unavailable
 from evoflask.ids import random_id
 
 JOB = "workers.jobs.drain"
@@ -39,6 +40,13 @@ def connect(url: str, socket_timeout: float = 2.0) -> redis.Redis:
         wait=socket_timeout,
         health_check_interval=15,
     )
+
+
+def translate(error: redis.RedisError | OSError) -> Unavailable:
+    """An error of RQ's Redis in words that do not change with each job."""
+    if redislink.refuses_writes(error):
+        return Unavailable(f"it cannot write to its disk: {redislink.disk_words(error)}")
+    return Unavailable(type(error).__name__)
 
 
 def queue_name(sink: str) -> str:

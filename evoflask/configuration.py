@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 import peewee
 
-from evoflask import auditlog, db, limits, schemas, signing, sinks
+from evoflask import auditlog, db, limits, ordering, schemas, signing, sinks
 from evoflask.errors import (
     BadInput,
     Conflict,
@@ -210,17 +210,19 @@ def read_route(name: str) -> Route | None:
         revision=row.revision,
         epoch=state.epoch,
         token_sha256=row.token_sha256,
-        rules=tuple(
-            Rule(
-                lane=each.lane,
-                name=each.name,
-                sink=each.sink,
-                enabled=each.enabled,
-                events=frozenset(each.events),
-                order_by=each.order_by,
-            )
-            for each in state.subscriptions
-        ),
+        rules=tuple(rule_of(each) for each in state.subscriptions),
+    )
+
+
+def rule_of(row: Subscription) -> Rule:
+    """Return a subscription as routing sees it."""
+    return Rule(
+        lane=row.lane,
+        name=row.name,
+        sink=row.sink,
+        enabled=row.enabled,
+        events=frozenset(row.events),
+        order=ordering.compiled(*row.order),
     )
 
 
@@ -249,6 +251,15 @@ def read_target(lane: str) -> Target | None:
     return settings.target if settings else None
 
 
+def operator_target() -> Target | None:
+    """Where the operator's events go; None where nobody wants them. Raises `DatabaseDown`,
+    `Undecipherable`."""
+    query = Subscription.select(Subscription, Instance).join(Instance)
+    with db.translate():
+        row: Subscription | None = query.where(_live(OPERATOR) & Subscription.enabled).first()
+    return None if row is None else _lane_settings(row).target
+
+
 def _lane_settings(row: Subscription) -> LaneSettings:
     return LaneSettings(
         target=Target(
@@ -261,7 +272,7 @@ def _lane_settings(row: Subscription) -> LaneSettings:
             settings=row.open_settings(),
             keys=tuple(row.open_keys()),
         ),
-        concurrency=row.concurrency,
+        concurrency=row.order[1],
         wait=row.on_failure == "wait",
         retry=None if row.retry is None else tuple(row.retry),
         instance_id=row.instance.id,
@@ -336,7 +347,7 @@ def _lane(row: Subscription) -> LaneConfig:
         s=row.lane,
         sink=row.sink,
         enabled=row.enabled,
-        concurrency=row.concurrency,
+        concurrency=row.order[1],
         wait=row.on_failure == "wait",
         stopped=row.stopped,
         version=row.version,
@@ -533,7 +544,7 @@ class Configuration:
             stored = _subscriptions(row).get(OPERATOR[1:])
             given = {"enabled": bool(url), "url": url or None, "secret": secret or None}
             # By tenant, in the order in which things happened to it.
-            patch = Patch("webhook", given | {"orderBy": "data.instance"}, "")
+            patch = Patch("webhook", given | {"orderBy": ["data.instance"]}, "")
             old = _opened(stored)
             merged = schemas.merge(patch, old, None)
             if merged == old:
@@ -751,7 +762,9 @@ def _count(noted: AuditLog | None, discarded: int) -> None:
 
 def common_of(row: Subscription) -> dict[str, Any]:
     """The fields that every sink has."""
-    return {field: getattr(row, column) for field, column in _COLUMNS.items()}
+    order_by, concurrency = row.order
+    found = {field: getattr(row, column) for field, column in _COLUMNS.items()}
+    return found | {"concurrency": concurrency, "orderBy": order_by}
 
 
 def fields_of(row: Subscription) -> dict[str, Any]:
@@ -794,6 +807,7 @@ def _write(
     row: Instance, name: str, sink: str, merged: Mapping[str, Any], old: Subscription | None
 ) -> None:
     values: dict[str, Any] = {column: merged[field] for field, column in _COLUMNS.items()}
+    values["order_by"], values["order_rule"] = ordering.to_row(merged["orderBy"])
     if sink == "webhook":  # of other sinks it is drawn on request alone
         values["secret"] = merged["secret"]
     own = {field: merged[field] for field in schemas.setting_names(sink)}

@@ -1,7 +1,7 @@
 """An emit's envelope: what a producer says of an event, with `data` left as it was given.
 
 `data` is never parsed into Python: msgspec checks that it is JSON and hands out its bytes,
-which arrive at the receiver to the byte. Only an order key is picked out of it.
+which arrive at the receiver to the byte.
 """
 
 from __future__ import annotations
@@ -204,52 +204,3 @@ def _top(pairs: list[tuple[str, Any]]) -> Any:
 
 
 _look: Final = json.JSONDecoder(object_pairs_hook=_top).decode
-
-
-@lru_cache(maxsize=256)
-def _picker(path: str) -> Callable[[bytes], Any] | None:
-    """Picks the value at a dotted path below `data` out of its bytes, parsing nothing else."""
-    names = path.split(".")
-    if names[0] != "data" or len(names) < 2 or not {'"', "\\"}.isdisjoint(path):
-        return None  # no path that is let in now; msgspec would raise for the last two
-    kind: Any = msgspec.Raw
-    for name in reversed(names[1:]):
-        kind = msgspec.defstruct(
-            "Level",
-            [("value", kind | None if kind is not msgspec.Raw else kind, None)],
-            rename={"value": name},
-        )
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
-    return decode
-
-
-def order_key(event: Event, path: str | None) -> bytes | None:
-    """The event's order key at `path` (`data.key.remoteJid`, `event`, `sender`), as bytes that
-    are equal where the values are. None: there is no value, or `path` is None: then all
-    such events form one key."""
-    if path is None:
-        return None
-    if path == "event":
-        return event.name.encode()
-    if path == "sender":
-        sender = orjson.loads(event.meta).get("sender")
-        return None if sender is None else str(sender).encode()
-    if path == "data":
-        return event.data
-    return _picked(event.data, path)
-
-
-def _picked(data: bytes, path: str) -> bytes | None:
-    picker = _picker(path)
-    if picker is None:
-        return None
-    try:
-        value = picker(data)
-        for _ in range(path.count(".")):
-            value = None if value is None else value.value
-    except (msgspec.MsgspecError, RecursionError):
-        return None  # something on the path is no object
-    found = b"null" if value is None else bytes(value)
-    if found == b"null":
-        return None
-    return orjson.dumps(orjson.loads(found)) if b"\\" in found else found

@@ -13,6 +13,7 @@
     ├── TooLarge            413  body or batch over its limit
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
     │   ├── OutboxDown           Redis cannot be reached, or refuses
+    │   │   └── OutboxUnwritable     Redis cannot write to its disk
     │   ├── OutboxFull           memory is short
     │   ├── DatabaseDown         the database cannot be reached, or refuses
     │   └── Undecipherable       a stored secret opens with no key that this process has
@@ -33,6 +34,8 @@ class EvoflaskError(Exception):
     """Base of all. `messages` are sentences for the caller, without secrets."""
 
     status: ClassVar[int] = 500
+    logged: ClassVar[bool] = False
+    """The place that notices it logs it, once for the whole process."""
 
     def __init__(self, *messages: str) -> None:
         super().__init__(*messages)
@@ -106,6 +109,11 @@ class Unavailable(EvoflaskError):
 
 class OutboxDown(Unavailable):
     pass
+
+
+class OutboxUnwritable(OutboxDown):
+    retry_after = 5
+    logged = True
 
 
 class OutboxFull(Unavailable):

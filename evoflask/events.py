@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from evoflask.spelling import shown, suggestion
@@ -45,6 +46,51 @@ NAMES: Final[tuple[str, ...]] = (
 
 ALIASES: Final[dict[str, str]] = {"GROUP_UPDATE": "GROUPS_UPDATE"}
 """Evolution API configures `GROUP_UPDATE` and sends `groups.update`: for us they are one."""
+
+OF_THE_INSTANCE: Final[frozenset[str]] = frozenset(
+    {
+        "INSTANCE_CREATE",
+        "INSTANCE_DELETE",
+        "QRCODE_UPDATED",
+        "CONNECTION_UPDATE",
+        "STATUS_INSTANCE",
+        "REMOVE_INSTANCE",
+        "LOGOUT_INSTANCE",
+    }
+)
+"""Events about the instance itself. They share one order key, so they keep their order."""
+
+_MESSAGE: Final = ("key.remoteJid", "remoteJid")
+_CHANGE: Final = ("remoteJid", "key.remoteJid")
+_ROW: Final = ("remoteJid", "id")
+_GROUP: Final = ("id", "remoteJid")
+_CALL: Final = ("chatId", "from")
+CONVERSATION: Final[Mapping[str, tuple[str, ...]]] = {
+    "MESSAGES_SET": _MESSAGE,
+    "MESSAGES_UPSERT": _MESSAGE,
+    "MESSAGES_EDITED": _MESSAGE,
+    "MESSAGES_UPDATE": _CHANGE,
+    "MESSAGES_DELETE": _CHANGE,
+    "SEND_MESSAGE": _MESSAGE,
+    "SEND_MESSAGE_UPDATE": _CHANGE,
+    "CONTACTS_SET": _ROW,
+    "CONTACTS_UPSERT": _ROW,
+    "CONTACTS_UPDATE": _ROW,
+    "CHATS_SET": _ROW,
+    "CHATS_UPDATE": _ROW,
+    "CHATS_UPSERT": _ROW,
+    "CHATS_DELETE": _ROW,
+    "PRESENCE_UPDATE": _GROUP,
+    "GROUPS_UPSERT": _GROUP,
+    "GROUPS_UPDATE": _GROUP,
+    "GROUP_PARTICIPANTS_UPDATE": _GROUP,
+    "CALL": _CALL,
+    "LABELS_ASSOCIATION": _CALL,
+    "TYPEBOT_START": _ROW,
+    "TYPEBOT_CHANGE_STATUS": _ROW,
+}
+"""Dotted paths to the conversation below an event's `data`, tried in turn. An event that is
+neither here nor in `OF_THE_INSTANCE` has no conversation."""
 
 _BY_SPELLING: Final[dict[str, str]] = {name: name for name in NAMES} | ALIASES
 _TO_UNDERSCORE: Final = str.maketrans(".-", "__")

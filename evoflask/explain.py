@@ -22,7 +22,7 @@ from evoflask.outbox import Outbox, entries, verbs
 from evoflask.outbox.members import entry_of
 from evoflask.outbox.verbs import Fate
 from evoflask.retained import Kept
-from evoflask.routing import Rule, Why
+from evoflask.routing import Why
 
 SHOWN = 20
 """Attempts of a subscription that are shown, the last ones."""
@@ -239,7 +239,7 @@ def _why(kept: Kept, row: Subscription) -> str:
     if row.created_at > kept.at:
         return "The subscription was made after the event."
     meta = kept.meta
-    rule = Rule(row.lane, row.name, row.sink, row.enabled, frozenset(row.events), row.order_by)
+    rule = configuration.rule_of(row)
     event = kept.fields[b"event"].decode()
     verdict = routing.why(rule, event, meta.get("integration"), meta.get("local") is not False)
     changed = row.updated_at > kept.at

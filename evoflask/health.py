@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from evoflask import bell, db, deadletters, rotation
+from evoflask import bell, db, deadletters, durability, rotation
 from evoflask.errors import EvoflaskError
 from evoflask.outbox import Outbox, connect, totals
 from evoflask.outbox.timetable import Timetable
@@ -33,14 +33,7 @@ NEGLECTED = 60.0
 RELIEF, SHORT, FULL = 0.7, 0.8, 0.95
 """Shares of maxmemory: retention gives way, heavy lanes do, everything is refused."""
 
-AT_RISK = {
-    "always": "A power cut loses nothing that was answered 202.",
-    "everysec": "A power cut can cost what was accepted in the last second, two at most; "
-    "the death of the Redis process alone costs nothing.",
-    "no": "A power cut can cost what was accepted since the kernel last wrote, half a minute "
-    "usually; the death of the Redis process alone costs nothing.",
-}
-"""What `appendfsync` means for what was answered 202."""
+_stalls = durability.Stalls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,30 +117,24 @@ def _server(server: Server) -> Part:
 
 
 def _durability(server: Server) -> Part:
+    disk = server.disk
+    stalled = _stalls.note(server.run_id, disk.delayed)
+    risk = durability.judge(server, stalled=stalled, now=time.time())
     facts = {
-        "appendonly": server.appendonly,
+        "appendonly": disk.appendonly,
         "appendfsync": server.fsync,
         "policy": server.policy,
-        "lastWrite": "ok" if server.writes else "failed",
+        "lastWrite": "failed" if risk.failing else "ok",
+        "lastRewrite": "ok" if disk.rewrites else "failed",
+        "lastSnapshot": "ok" if disk.snapshots else "failed",
+        "unwrittenBytes": disk.unwritten,
+        "fsyncsDelayed": disk.delayed,
     }
-    wrong = []
-    if not server.writes:
-        wrong.append("Redis could not write its append-only file the last time: look at its disk.")
-    if server.policy not in ("", "noeviction"):
-        wrong.append(
-            f"maxmemory-policy is {server.policy}: Redis may drop accepted events when its "
-            "memory is full. Set it to noeviction."
-        )
-    if not server.appendonly:
-        wrong.append(
-            "Redis keeps no append-only file (appendonly no): a power cut or a restart loses all "
-            "that waits, or what came since its last snapshot."
-        )
-        return Part("durability", WARNING, " ".join(wrong), facts)
-    risk = AT_RISK.get(server.fsync or "", "Redis does not tell its appendfsync; ask who runs it.")
-    known = server.fsync in ("always", "everysec")
-    state = WARNING if wrong or not known else OK
-    return Part("durability", state, " ".join([*wrong, risk]), facts)
+    if risk.failing:
+        return Part("durability", FAILURE, risk.words, facts)
+    safe = disk.appendonly and server.fsync in ("always", "everysec")
+    state = OK if safe and not risk.wrong else WARNING
+    return Part("durability", state, risk.words, facts)
 
 
 def _memory(server: Server) -> Part:

@@ -16,7 +16,9 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from evoflask.errors import EvoflaskError, Misconfigured
@@ -135,8 +137,15 @@ def refuse(error: Misconfigured) -> int:
     return 1
 
 
+LINES = 20
+"""Lines that one `Repeats` writes within its `every` seconds, at most."""
+
+
 class Repeats:
-    """Tells of a failure that comes back every second once a minute, and again when it changes.
+    """Logs a failure that comes back again and again: once, when it changes, and once a minute.
+
+    A line that follows others left out says how many (`repeated`). However often failures come
+    and go, `LINES` lines are written within `every` seconds at most. From any thread.
 
     `expected`: errors that need no traceback, beside our own and the system's.
     """
@@ -150,22 +159,65 @@ class Repeats:
         self._logger = logger
         self._every = every
         self._expected: tuple[type[BaseException], ...] = (EvoflaskError, OSError, *expected)
-        self._last: tuple[str, float] | None = None
+        self._lock = threading.Lock()
+        self._told: dict[str, float] = {}
+        """When each failure was last written; empty where all works."""
+        self._written: deque[float] = deque(maxlen=LINES)
+        """Dates of the last lines."""
+        self._left_out = 0
+
+    @property
+    def failing(self) -> bool:
+        """Return True if a failure was told and its end was not."""
+        return bool(self._told)
 
     def tell(self, message: str, error: BaseException) -> None:
-        """Logs it, with a traceback where the error is not an expected one."""
-        text, now = f"{message}: {type(error).__name__}: {error}", time.monotonic()
-        if self._last and self._last[0] == text and now - self._last[1] < self._every:
+        """Log it, with a traceback where the error is not an expected one. An error that is
+        `logged` where it is noticed is left out."""
+        if isinstance(error, EvoflaskError) and error.logged:
             return
-        self._last = (text, now)
         expected = isinstance(error, self._expected)
-        self._logger.warning(text, exc_info=None if expected else error)
+        text = f"{message}: {type(error).__name__}: {error}"
+        self.write(text, None if expected else error)
+
+    def write(self, text: str, error: BaseException | None = None) -> None:
+        """Log a failure in these words, with the traceback of `error`."""
+        with self._lock:
+            told = self._told.get(text)
+            fresh = told is not None and time.monotonic() - told < self._every
+            if fresh or not self._room():
+                self._left_out += 1
+                return
+            self._told.pop(text, None)
+            self._told[text] = self._written[-1]
+            if len(self._told) > LINES:
+                del self._told[next(iter(self._told))]
+            extra = self._repeated()
+        self._logger.warning(text, exc_info=error, extra=extra)
 
     def over(self, message: str) -> None:
-        """Says that it works again, if it was said that it does not."""
-        if self._last:
-            self._logger.info(message)
-        self._last = None
+        """Log that it works again, if a failure was logged. Call it at each success: without
+        room for a line, a later call writes it."""
+        if not self._told:
+            return
+        with self._lock:
+            if not self._told or not self._room():
+                return
+            self._told.clear()
+            extra = self._repeated()
+        self._logger.info(message, extra=extra)
+
+    def _room(self) -> bool:
+        """Take room for a line, if there is some."""
+        now = time.monotonic()
+        if len(self._written) == LINES and now - self._written[0] < self._every:
+            return False
+        self._written.append(now)
+        return True
+
+    def _repeated(self) -> dict[str, object]:
+        left_out, self._left_out = self._left_out, 0
+        return {"repeated": left_out} if left_out else {}
 
 
 class Bounded:

@@ -20,8 +20,10 @@ from evoflask.configuration import Configuration, State
 from evoflask.envelope import Event
 from evoflask.errors import Conflict, NotFound, OutboxFull, TooFast, Unauthorized, Unavailable
 from evoflask.ids import OPERATOR
+from evoflask.log import Repeats
+from evoflask.ordering import Order
 from evoflask.outbox import Appended, Copies, Limits, NewEntry, Outbox, verbs
-from evoflask.outbox.members import key_hash
+from evoflask.outbox.members import key_hash, key_of_its_own
 from evoflask.outbox.timetable import Timetable
 from evoflask.routing import Route, Rule
 from evoflask.settings import Settings
@@ -91,6 +93,7 @@ class EventManager:
         self.limits = limits_of(settings)
         self._unhurried = replace(self.limits, events_per_second=0)
         """For what was accepted before, and what we say ourselves."""
+        self._silent = Repeats(log)
         self._copies = Copies(settings.redis_wait_replicas, settings.redis_wait_seconds)
 
     # -- the seed's two verbs ----------------------------------------------------------------
@@ -243,7 +246,7 @@ class EventManager:
         if self._copies.replicas:
             answer = self.outbox.run_copied(call, self._copies)
         else:
-            answer = self.outbox.run(call)
+            answer = self.outbox.run_written(call)
         if answer.status == "limited":
             raise TooFast(
                 f"The instance's events come faster than {self.limits.events_per_second:g} a "
@@ -275,7 +278,9 @@ class EventManager:
             try:
                 bell.ring(self._bells, sink)
             except (redis.RedisError, OSError) as error:
-                log.warning("no bell, the clock will ring: %s", type(error).__name__)
+                self._silent.tell("no bell, the clock will ring", bell.translate(error))
+            else:
+                self._silent.over("bells ring again")
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -322,11 +327,15 @@ def _conflict(event: Event) -> Conflict:
 
 
 def _lanes(event: Event, rules: Sequence[Rule]) -> tuple[tuple[str, str], ...]:
-    keys: dict[str | None, str] = {}
+    keys: dict[Order, str] = {}
     for rule in rules:
-        if rule.order_by not in keys:
-            keys[rule.order_by] = key_hash(envelope.order_key(event, rule.order_by))
-    return tuple((rule.lane, keys[rule.order_by]) for rule in rules)
+        if rule.order not in keys:
+            keys[rule.order] = _key(event, rule.order)
+    return tuple((rule.lane, keys[rule.order]) for rule in rules)
+
+
+def _key(event: Event, order: Order) -> str:
+    return key_of_its_own(event.id) if order.is_none else key_hash(order.key(event))
 
 
 def _rule(route: Route | None, lane: str) -> Rule | None:
@@ -334,7 +343,7 @@ def _rule(route: Route | None, lane: str) -> Rule | None:
 
 
 def _again(event: Event, rule: Rule) -> NewEntry:
-    to = ((rule.lane, key_hash(envelope.order_key(event, rule.order_by))),)
+    to = ((rule.lane, _key(event, rule.order)),)
     return NewEntry(event.id, False, event.name, event.meta, event.data, to)
 
 

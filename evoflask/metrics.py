@@ -54,7 +54,11 @@ def render(
     None where the database did not answer; `chores`: when each was last done, Unix seconds."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot([*_events(totals), *_deliveries(totals, sinks)]))
-    registry.register(_Snapshot([*_memory(totals), *_log(totals), *_house(sinks, letters, chores)]))
+    registry.register(
+        _Snapshot(
+            [*_memory(totals), *_disk(totals), *_log(totals), *_house(sinks, letters, chores)]
+        )
+    )
     if closed is not None:
         registry.register(_Snapshot([_closed(closed)]))
     return generate_latest(registry)
@@ -136,6 +140,21 @@ def _memory(totals: Totals) -> Iterator[Metric]:
         ("used_share", "Used share of maxmemory; 0 where there is no limit.", memory.share),
     ):
         yield GaugeMetricFamily(f"evoflask_redis_memory_{name}", words, value=value)
+
+
+def _disk(totals: Totals) -> Iterator[Metric]:
+    disk = totals.disk
+    for name, words, works in (
+        ("appends", "1: Redis could not write its append-only file; it refuses all.", disk.appends),
+        ("rewrites", "1: Redis' last rewrite of its append-only file failed.", disk.rewrites),
+        ("snapshots", "1: Redis' last snapshot failed.", disk.snapshots),
+    ):
+        yield GaugeMetricFamily(f"evoflask_redis_{name}_failing", words, value=int(not works))
+    yield CounterMetricFamily(
+        "evoflask_redis_fsyncs_delayed",
+        "Fsyncs of the append-only file that took over two seconds, since Redis' start.",
+        value=disk.delayed,
+    )
 
 
 def _log(totals: Totals) -> Iterator[Metric]:

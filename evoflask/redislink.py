@@ -113,6 +113,31 @@ def _split(url: str) -> tuple[str, str, str, str]:
     return scheme.lower(), netloc, path, query
 
 
+_AOF_ERROR = re.compile(
+    r"Errors writing to the AOF file: ([A-Za-z][A-Za-z /-]*?)(?: script\b|[^A-Za-z /-]|$)"
+)
+"""Redis appends the script's name, and redis-py the command."""
+
+
+def refuses_writes(error: BaseException) -> bool:
+    """Return True if a command was refused because Redis cannot write to its disk."""
+    return "MISCONF" in str(error)
+
+
+def disk_words(error: BaseException) -> str:
+    """Why Redis refuses writes, from its MISCONF answer. Without host, key or command."""
+    found = _AOF_ERROR.search(str(error))
+    if found is None:
+        return "its snapshots fail; its log says why, often the disk is full"
+    text = found[1].strip()[:100]
+    # strerror(3) of ENOSPC, EDQUOT and EFBIG.
+    if text in ("No space left on device", "Disk quota exceeded"):
+        return f"disk full ({text})"
+    if text == "File too large":
+        return f"disk full, or the largest size of a file is reached ({text})"
+    return f"its disk fails ({text})"
+
+
 def connect(
     url: str,
     *,

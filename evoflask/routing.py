@@ -6,6 +6,8 @@ import enum
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from evoflask.ordering import Order
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -18,7 +20,7 @@ class Rule:
     enabled: bool
     events: frozenset[str]
     """Catalogue names; empty means all."""
-    order_by: str | None
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class Shell:
                 self._worker = BellWorker(self._engine, self._connection, self._served)
                 self._worker.work(logging_level="WARNING", dequeue_strategy=DequeueStrategy.RANDOM)
             except (redis.RedisError, OSError) as error:
-                failures.tell("RQ's Redis cannot be used", error)
+                failures.tell("RQ's Redis cannot be used", bell.translate(error))
             self._worker = None
             self._pause(1)
 

@@ -14,8 +14,9 @@ import redis
 
 from evoflask import attempts, auditlog, bell, configuration, db, deadletters, health, models
 from evoflask.configuration import Configuration
+from evoflask.delivery.disk_watch import DiskWatch
 from evoflask.delivery.watch import Watch
-from evoflask.errors import EvoflaskError
+from evoflask.errors import EvoflaskError, OutboxUnwritable
 from evoflask.ids import random_id
 from evoflask.log import Repeats
 from evoflask.manager import EventManager
@@ -75,6 +76,7 @@ class Chores:
         changes = Configuration(self._outbox, settings)
         manager = EventManager(self._outbox, settings, self._bells, changes)
         self._watch = Watch(settings, self._outbox, changes, manager)
+        self._disk = DiskWatch(settings, self._outbox, self._watch.tell)
         self._lease = Lease(self._outbox, random_id(), LEASE)
         self._timetable = Timetable(self._outbox)
         self._mirror = Mirror(self._bells, SINK_NAMES, settings.deadletter_mirror)
@@ -89,10 +91,15 @@ class Chores:
     def tick(self) -> None:
         """Does what is due, if nobody else does. Raises what Redis raises for the lease, and for
         the note of what was done."""
-        if not self._lease.take():
-            return
+        try:
+            if not self._lease.take():
+                return
+        except OutboxUnwritable:
+            self._disk.look()
+            raise
         self._done, self._noted = [], time.monotonic()
         partitions = self._outbox.partitions(self._settings.outbox_partitions)
+        self._do("disk", self._disk.look)
         self._do("rewind", lambda: self._rewind(partitions))
         self._do("ring", lambda: self._each(partitions, self._ring))
         self._do("push", self._push)

@@ -144,6 +144,8 @@ class Drain:
         self._child: asyncio.subprocess.Process | None = None
         self._attempts = Attempts(settings.attempts_log)
         self._failures = Repeats(log, expected=(Unavailable,))
+        self._ailing: set[str] = set()
+        """Loops whose last turn failed."""
         self._failed = Bounded(log, logging.DEBUG, "an attempt failed")
 
     # -- life --------------------------------------------------------------------------------
@@ -239,15 +241,21 @@ class Drain:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _forever(self, run: Callable[[], Awaitable[None]]) -> None:
-        """A loop that survives whatever happens in it."""
+        """Run a loop again and again, whatever it raises."""
+        loop = run.__name__.strip("_")
         while True:
             try:
                 await run()
             except Exception as error:
-                self._failures.tell(f"{run.__name__.strip('_')} failed", error)
+                self._ailing.add(loop)
+                away = isinstance(error, Unavailable)  # the same for all loops
+                self._failures.tell(f"{'the drain' if away else loop} failed", error)
                 await asyncio.sleep(0.2 + 0.3 * random.random())
             else:
-                self._failures.over("the drain goes on")
+                if loop in self._ailing:
+                    self._ailing.discard(loop)
+                    if not self._ailing:
+                        self._failures.over("the drain goes on")
 
     async def _fall_asleep(self) -> None:
         """Erase `awake`, look once more, and ring if anything is left."""
@@ -261,7 +269,7 @@ class Drain:
                 for sink in await self._outbox.run(verbs.ring(partition, self._served)):
                     await self._loop.run_in_executor(self._threads, self._ring, sink)
         except Unavailable as error:
-            log.info("no bell before sleep, the clock will ring: %s", error)
+            self._failures.tell("no bell before sleep, the clock will ring", error)
 
     def _ring(self, sink: str, pending: int = bell.PENDING) -> None:
         with bell.connect(self._settings.rq_redis_url) as connection:

@@ -92,6 +92,7 @@ class Fleet:
         self._failing: set[str] = set()
         """Sinks whose drain failed and waits to be put to work again."""
         self._stopping = False
+        self._failures = Repeats(log, expected=(Unavailable,))
 
     @property
     def drains(self) -> Mapping[str, Drain]:
@@ -126,7 +127,6 @@ class Fleet:
             self._works.difference_update(works)
 
     async def _keep_at_work(self, berth: _Berth, until: float, quiet_seconds: float) -> None:
-        failures = Repeats(log, expected=(Unavailable,))
         while True:
             left = until - time.monotonic()
             try:
@@ -136,7 +136,7 @@ class Fleet:
                 wait = AGAIN * (0.5 + random.random())
                 if self._stopping or time.monotonic() + wait >= until:
                     raise
-                failures.tell(f"the drain of {berth.name} failed", error)
+                self._failures.tell(f"the drain of {berth.name} failed", error)
             self._failing.add(berth.name)
             try:
                 await asyncio.sleep(wait)

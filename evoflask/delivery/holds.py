@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from evoflask.errors import Unavailable
+from evoflask.log import Repeats
 from evoflask.outbox import Outbox, connect, verbs
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Renewer:
         self._holds: dict[str, Hold] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._failures = Repeats(log)
         self._thread = threading.Thread(target=self._run, name="holds", daemon=True)
         self.beat = time.monotonic()
         """The loop's last turn."""
@@ -70,10 +71,10 @@ class Renewer:
                 continue
             try:
                 self._renew(time.monotonic())
-            except Unavailable as error:
-                log.warning("holds could not be renewed: %s", error)
-            except Exception:
-                log.exception("holds could not be renewed")
+            except Exception as error:
+                self._failures.tell("holds could not be renewed", error)
+            else:
+                self._failures.over("holds are renewed again")
 
     def _renew(self, now: float) -> None:
         with self._lock:

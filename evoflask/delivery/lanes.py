@@ -3,6 +3,7 @@
 Rules that it keeps, whoever calls it in whatever order:
 - events with one order key are never under way together, and start in the order of their
   entries (a retry that is due goes before what was not tried yet);
+- with a `concurrency` of 1 all events are as of one key, so they start in that order;
 - at most `concurrency` deliveries are under way; on a lane without a success yet, or whose
   last attempts failed, one new event and one retry;
 - ids are handed out by Redis in order, so what is in hand is a beginning of the lane.
@@ -24,6 +25,8 @@ LOW_WATER = 128
 AHEAD = 16
 """How deep in a key's queue bodies are read ahead."""
 _NONE: Mapping[str, str] = {}
+ONE_QUEUE = ""
+"""The queue of a lane with a `concurrency` of 1."""
 IN_HAND = 2048
 """Ids in hand at most: as long as a busy key holds up the others, more are looked at."""
 
@@ -31,7 +34,7 @@ IN_HAND = 2048
 class Item:
     """One delivery in hand. `tries`: attempts that failed so far."""
 
-    __slots__ = ("dropped", "early", "entry", "key", "load", "member", "reading", "tries")
+    __slots__ = ("dropped", "early", "entry", "key", "load", "member", "queue", "reading", "tries")
 
     def __init__(self, member: str, tries: int, early: str = "") -> None:
         self.member = member
@@ -39,6 +42,8 @@ class Item:
         self.early = early
         """Why it comes before its date; "": it does not."""
         self.key = key_of(member)
+        self.queue = self.key
+        """Items of one queue are never under way together."""
         self.entry = entry_of(member)
         self.load: object | None = None
         """What the drain read for it; not this module's business."""
@@ -98,10 +103,12 @@ class LaneWork:
     def _put(self, item: Item, *, first: bool) -> None:
         self._known[item.member] = item.tries
         self.unstarted += 1
-        queue = self._queues.get(item.key)
+        if self.concurrency == 1:
+            item.queue = ONE_QUEUE
+        queue = self._queues.get(item.queue)
         if queue is None:
-            queue = self._queues[item.key] = deque()
-            (self._ready.appendleft if first else self._ready.append)(item.key)
+            queue = self._queues[item.queue] = deque()
+            (self._ready.appendleft if first else self._ready.append)(item.queue)
         if not first:
             queue.append(item)
             return
@@ -182,11 +189,11 @@ class LaneWork:
         del self.flying[item.member]
         self._retries_flying -= item.tries > 0
         self.ended.append(ended)
-        queue = self._queues[item.key]
+        queue = self._queues[item.queue]
         if queue:
-            self._ready.append(item.key)
+            self._ready.append(item.queue)
         else:
-            del self._queues[item.key]
+            del self._queues[item.queue]
 
     def put_back(self) -> list[Item]:
         """Forget what did not start: it is still on the lane, and comes again in its turn.
@@ -197,8 +204,10 @@ class LaneWork:
                 del self._known[item.member]
                 item.dropped = True
             queue.clear()
-        for key in [k for k in self._queues if k not in {i.key for i in self.flying.values()}]:
-            del self._queues[key]
+        if self.concurrency > 1:  # what comes next is told apart from it by its key again
+            for item in self.flying.values():
+                item.queue = item.key
+        self._queues = {item.queue: deque() for item in self.flying.values()}
         self._ready.clear()
         self.unstarted = 0
         self._cursor = ""

@@ -114,7 +114,7 @@ class Watch:
             },
         )
         id = f"op-{lane.lane}-{state}-{round(since * 1000)}"
-        self._tell([_event(id, f"subscription.{state}", home, facts)])
+        self.tell([_event(id, f"subscription.{state}", home, facts)])
         self._outbox.run(verbs.tell(partition, lane.lane, note))
 
     def _too_long(self, lane: Failing, now: float) -> bool:
@@ -174,9 +174,10 @@ class Watch:
                 "detail": last.detail,
             },
         }
-        self._tell([_event(f"op-{lane}-letters-{last.id}-{n}", "deadletter.created", home, facts)])
+        self.tell([_event(f"op-{lane}-letters-{last.id}-{n}", "deadletter.created", home, facts)])
 
-    def _tell(self, events: Sequence[Event]) -> None:
+    def tell(self, events: Sequence[Event]) -> None:
+        """Append events for the operator, where one wants them. Raises `Unavailable`."""
         if not self._settings.operator_webhook_url:
             return
         try:

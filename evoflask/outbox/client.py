@@ -20,8 +20,8 @@ import redis.asyncio
 from redis import exceptions
 
 from evoflask import redislink
-from evoflask.errors import OutboxDown, OutboxFull
-from evoflask.outbox import keys, verbs
+from evoflask.errors import OutboxDown, OutboxFull, OutboxUnwritable
+from evoflask.outbox import disk, keys, verbs
 from evoflask.outbox.verbs import Call, Script
 
 T = TypeVar("T")
@@ -40,6 +40,9 @@ SILENCE = 5.0
 """Seconds after which who listens is told that nobody told anything."""
 NO_CONNECTION = "No connection available."
 """redis-py's text where a caller waited for a connection in vain; its class says no more."""
+SYNC_LOOK = 0.005
+"""Seconds between looks for the end of an fsync that an append waits for."""
+_PERSISTENCE = ("INFO", "persistence")
 TIMEOUT = 2.0
 """Seconds for an answer of Redis. A verb takes milliseconds."""
 CONNECTIONS = 256
@@ -80,6 +83,10 @@ class Copies:
 
 def translate(error: exceptions.RedisError | OSError) -> OutboxDown | OutboxFull:
     """An error of redis-py in our words, without hosts or credentials."""
+    if redislink.refuses_writes(error):
+        why = redislink.disk_words(error)
+        disk.notices.refused(why)
+        return OutboxUnwritable(f"Redis cannot write to its disk: {why}; nothing was accepted")
     if isinstance(error, exceptions.OutOfMemoryError) or str(error).startswith("OOM"):
         return OutboxFull("the outbox is out of memory; nothing was accepted")
     if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error):
@@ -118,7 +125,71 @@ class Outbox:
             except exceptions.NoScriptError:
                 self.redis.script_load(call.script.text)
                 answer = self._eval(call)
+        disk.notices.taken(call.script.name)
         return call.read(answer)
+
+    def run_written(self, call: Call[T]) -> T:
+        """`run`, and then until Redis handed to the kernel what it answered.
+
+        Raises OutboxUnwritable also when that failed: the verb ran, and lasts as long as Redis
+        does. Under `everysec` Redis answers first: a write that fails is noticed by the next
+        command, and a write that meets a running fsync waits for its end, two seconds at most.
+        """
+        with self._connection() as connection:
+            evalsha = ("EVALSHA", call.script.sha, 1, call.prefix, *call.args)
+            answer, said = _exchange(connection, evalsha, _PERSISTENCE)
+            if isinstance(answer, exceptions.NoScriptError):
+                _exchange(connection, ("SCRIPT", "LOAD", call.script.text))
+                answer, said = _exchange(connection, evalsha, _PERSISTENCE)
+            if isinstance(answer, Exception):
+                raise answer
+            self._wait_written(connection, said)
+        disk.notices.taken(call.script.name)
+        return call.read(answer)
+
+    def _wait_written(self, connection: Any, said: Any) -> None:
+        """`said`: the answer to `_PERSISTENCE` that was asked for behind the verb. Without an
+        fsync under way the verb was written, or not, before that answer was sent."""
+        if isinstance(said, Exception):
+            said = b""  # it does not say
+        if b"aof_enabled:0" in said:
+            return
+        end = time.monotonic() + TIMEOUT
+        while b"aof_pending_bio_fsync:0" not in said and b"aof_buffer_length:0" not in said:
+            if b"aof_pending_bio_fsync" not in said:
+                break
+            if time.monotonic() > end:
+                raise exceptions.TimeoutError("the disk is slow")
+            time.sleep(SYNC_LOOK)
+            (said,) = _exchange(connection, _PERSISTENCE)
+            if isinstance(said, Exception):
+                raise said
+        (pong,) = _exchange(connection, ("PING",))  # refused as writes are
+        if isinstance(pong, Exception):
+            if not redislink.refuses_writes(pong):
+                raise pong
+            why = redislink.disk_words(pong)
+            disk.notices.refused(why)
+            raise OutboxUnwritable(
+                f"Redis could not write the event to its disk: {why}; repeat with the same id"
+            )
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """A connection of the pool, for commands without redis-py's layers. Translates errors."""
+        with translated():
+            pool = self.redis.connection_pool
+            connection = pool.get_connection()
+            try:
+                yield connection
+            except (exceptions.ResponseError, OutboxUnwritable):
+                raise  # every answer was read
+            except BaseException:
+                # An answer that nobody read must not be taken for that of the next command.
+                connection.disconnect()
+                raise
+            finally:
+                pool.release(connection)
 
     def _eval(self, call: Call[Any]) -> Any:
         """As redis-py does it, packed by hiredis and without its layers for what it does not do
@@ -199,6 +270,7 @@ class AsyncOutbox:
             except exceptions.NoScriptError:
                 await self._load(call.script)
                 answer = await self._eval(call)
+        disk.notices.taken(call.script.name)
         return call.read(answer)
 
     async def run_many(self, calls: Sequence[Call[T]]) -> list[T | OutboxDown | OutboxFull]:
@@ -214,6 +286,9 @@ class AsyncOutbox:
                 again = await self._pipeline([calls[n] for n in missing])
                 for n, answer in zip(missing, again, strict=True):
                     answers[n] = answer
+        for call, answer in zip(calls, answers, strict=True):
+            if not isinstance(answer, exceptions.RedisError):
+                disk.notices.taken(call.script.name)
         return [
             translate(a) if isinstance(a, exceptions.RedisError) else call.read(a)
             for call, a in zip(calls, answers, strict=True)
@@ -353,6 +428,18 @@ class AsyncOutbox:
         finally:
             await pool.release(connection)
         return answers
+
+
+def _exchange(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
+    """Commands in one round trip: an answer or a `ResponseError` each, in order."""
+    connection.send_packed_command([hiredis.pack_command(command) for command in commands])
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(connection.read_response())
+        except exceptions.ResponseError as error:
+            answers.append(error)
+    return answers
 
 
 def _good(answers: Sequence[Any]) -> Sequence[Any]:

@@ -6,8 +6,8 @@ from base64 import urlsafe_b64encode
 from functools import lru_cache
 from hashlib import blake2b
 
-MISSING_KEY = "-"
-"""Events without a value at the path form one key."""
+SHARED_KEY = "-"
+"""The key of events about the instance, and of every event of a total order."""
 SHORT = 128
 """Bytes of a key whose hash is kept: the same chats come again and again."""
 
@@ -16,8 +16,13 @@ def key_hash(key: bytes | None) -> str:
     """An order key as members carry it: eight characters; two keys that share a hash are
     ordered as one, which costs a little concurrency and no correctness."""
     if key is None:
-        return MISSING_KEY
+        return SHARED_KEY
     return _short(key) if len(key) <= SHORT else _hash(key)
+
+
+def key_of_its_own(event_id: str) -> str:
+    """The key of an event that keeps no order. Not remembered: it comes once."""
+    return _hash(event_id.encode())
 
 
 def _hash(key: bytes) -> str:

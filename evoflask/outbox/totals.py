@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evoflask.outbox import keys
+from evoflask import redislink
+from evoflask.outbox import disk, keys
 from evoflask.outbox.client import Outbox
+from evoflask.outbox.disk import HEALTHY, Disk
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the latency histogram from accept to delivery, seconds."""
@@ -43,6 +45,7 @@ class Totals:
     memory: Memory
     failing: int = 0
     """Lanes with a failed attempt and no success since."""
+    disk: Disk = HEALTHY
 
     def of(self, sink: str, what: str) -> int:
         return self.counters.get(f"{sink}:{what}", 0)
@@ -79,6 +82,7 @@ def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
         pipe = r.pipeline(transaction=False)
         pipe.time()
         pipe.info("memory")
+        pipe.info("persistence")
         for number in numbers:
             pipe.hgetall(keys.of(number, "totals"))
             pipe.zcard(keys.of(number, "failing"))
@@ -87,7 +91,7 @@ def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
         found: list[Any] = pipe.execute()
         return found
 
-    (seconds, micros), memory, *rows = outbox.ask(fetch)
+    (seconds, micros), memory, persistence, *rows = outbox.ask(fetch)
     now = seconds + micros / 1e6
     counters: Counter[str] = Counter()
     oldest: dict[str, float] = {}
@@ -101,7 +105,9 @@ def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
                 age = max(0.0, now - first[0][1] / 1000)
                 oldest[sink] = max(age, oldest.get(sink, 0.0))
     limit = int(memory.get("maxmemory") or 0)
-    return Totals(counters, oldest, Memory(int(memory["used_memory"]), limit), failing)
+    return Totals(
+        counters, oldest, Memory(int(memory["used_memory"]), limit), failing, disk.read(persistence)
+    )
 
 
 def add(outbox: Outbox, counts: Mapping[str, int]) -> None:
@@ -116,14 +122,15 @@ class Server:
 
     version: str
     role: str
-    appendonly: bool
     fsync: str | None
     """`appendfsync`; None: it does not tell, as hosted ones often do."""
     policy: str
     """`maxmemory-policy`"""
-    writes: bool
-    """The last write to its disk worked."""
     memory: Memory
+    run_id: str = ""
+    disk: Disk = HEALTHY
+    refusal: str = ""
+    """Why it refuses all writes; "": it takes them."""
 
     @property
     def supported(self) -> bool:
@@ -137,12 +144,20 @@ def server(outbox: Outbox) -> Server:
     return Server(
         version=str(info.get("redis_version", "")),
         role=str(info.get("role", "")),
-        appendonly=bool(info.get("aof_enabled")),
         fsync=outbox.ask(_fsync),
         policy=str(info.get("maxmemory_policy", "")),
-        writes=info.get("aof_last_write_status", "ok") == "ok",
         memory=Memory(int(info.get("used_memory", 0)), int(info.get("maxmemory") or 0)),
+        run_id=str(info.get("run_id", "")),
+        disk=disk.read(info),
+        refusal=outbox.ask(_refusal),
     )
+
+
+def _refusal(r: Any) -> str:
+    # Redis answers PING as it answers writes; INFO does not say why they fail.
+    pong = r.pipeline(transaction=False).ping().execute(raise_on_error=False)[0]
+    refused = isinstance(pong, Exception) and redislink.refuses_writes(pong)
+    return redislink.disk_words(pong) if refused else ""
 
 
 def _fsync(r: Any) -> str | None:

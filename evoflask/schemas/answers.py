@@ -13,7 +13,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 from evoflask import signing
 from evoflask.schemas.asked import OUTCOMES
 from evoflask.schemas.bodies import INTEGRATIONS
-from evoflask.schemas.fields import Statuses
+from evoflask.schemas.fields import OrderBy, Statuses
 from evoflask.schemas.sinks import FORMATS, SCHEMAS, SINKS, guarantee, setting_names
 
 
@@ -137,7 +137,7 @@ class Row(Answer):
     events = _many(fields.String(), metadata={"description": "Empty: all."})
     format = _one_of(*FORMATS)
     concurrency = _whole(1)
-    orderBy = _text(allow_none=True)
+    orderBy = OrderBy(required=True, allow_none=True)
     onFailure = _one_of("pass", "wait")
     retry = _many(fields.Float(), allow_none=True)
     timeout = _number(metadata={"description": "Seconds."})
@@ -317,12 +317,12 @@ class Rotated(Answer):
     hash = _text()
 
 
-class Connection(InstanceName):
+class ConnectedInstance(InstanceName):
     state = _one_of("open")
 
 
 class ConnectionState(Answer):
-    instance = _one(Connection)
+    instance = _one(ConnectedInstance)
 
 
 class Message(Answer):

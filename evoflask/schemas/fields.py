@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from marshmallow import ValidationError, fields, validate
 
-from evoflask import events, masks, signing
+from evoflask import events, masks, ordering, signing
 from evoflask.ids import NAME, NAME_RULE, name_fault
 from evoflask.net import guard
 from evoflask.schemas.faults import MAX_FAULTS
@@ -35,6 +35,12 @@ TOKEN: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
 NUMBER: Final = re.compile(r"[0-9]+[.@A-Za-z0-9_\-]*", re.ASCII)
 ORDER_BY: Final = re.compile(r"""data(\.[^.\x00-\x1f\x7f-\x9f"\\]+)*""")
 MAX_ORDER_BY: Final = 200
+"""Characters of a path."""
+MAX_ORDER_PATHS: Final = 10
+ORDER_BY_FAULT: Final = (
+    "Must be a dotted path into data, such as data.key.remoteJid, a list of them, "
+    '"conversation", or null.'
+)
 _LAST: Final = 1e11
 _SECONDS: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?", re.ASCII | re.I)
 
@@ -171,6 +177,40 @@ def _value_fault(value: Any) -> str | None:
     return None
 
 
+class OrderBy(fields.Field[str | list[str]]):
+    """`"conversation"`, or dotted paths that begin with `data`. A path alone is a list of one."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> str | list[str]:
+        if value == ordering.CONVERSATION:
+            return ordering.CONVERSATION
+        paths = [value] if isinstance(value, str) else value
+        if not isinstance(paths, list):
+            raise ValidationError(ORDER_BY_FAULT)
+        if not 1 <= len(paths) <= MAX_ORDER_PATHS:
+            raise ValidationError(f"A list must have 1 to {MAX_ORDER_PATHS} paths.")
+        wrong = {at: [_path_fault(path)] for at, path in enumerate(paths) if not _is_path(path)}
+        if wrong:
+            raise ValidationError([ORDER_BY_FAULT] if isinstance(value, str) else wrong)
+        return list(dict.fromkeys(paths))
+
+
+def _is_path(value: Any) -> bool:
+    """Return True for a dotted path that begins with `data`."""
+    return (
+        isinstance(value, str)
+        and len(value) <= MAX_ORDER_BY
+        and ORDER_BY.fullmatch(value) is not None
+    )
+
+
+def _path_fault(value: Any) -> str:
+    if value == ordering.CONVERSATION:
+        return 'Write "conversation" without a list; a list holds dotted paths.'
+    return "Must be a dotted path into data, such as data.key.remoteJid."
+
+
 class Event(fields.String):
     """A name out of the catalogue in any spelling."""
 
@@ -304,12 +344,6 @@ def signing_secret(value: str) -> None:
         key = b""
     if not value.startswith("whsec_") or not 24 <= len(key) <= 64:
         raise ValidationError("Must be whsec_ and the base64 of 24 to 64 bytes.")
-
-
-def order_by(value: str) -> None:
-    """A dotted path that begins with `data`."""
-    if len(value) > MAX_ORDER_BY or not ORDER_BY.fullmatch(value):
-        raise ValidationError("Must be a dotted path into data, such as data.key.remoteJid.")
 
 
 WORD: Final = Matching(TOKEN, "Must be 1 to 128 printable characters without space.")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from marshmallow import Schema, fields, missing, validate
 
-from evoflask import masks
+from evoflask import masks, ordering
 from evoflask.errors import BadInput
 from evoflask.schemas.faults import REQUIRED, join, sentence
 from evoflask.schemas.fields import (
@@ -19,11 +19,11 @@ from evoflask.schemas.fields import (
     Flag,
     Headers,
     Matching,
+    OrderBy,
     Seconds,
     Statuses,
     Whole,
     exchange,
-    order_by,
     signing_secret,
     subject,
     web_url,
@@ -52,7 +52,7 @@ class Common(Schema):
         allow_none=True, load_default="standard", validate=validate.OneOf(FORMATS)
     )
     concurrency = Whole(allow_none=True, load_default=8, validate=validate.Range(1, 64))
-    orderBy = fields.String(allow_none=True, load_default="data.key.remoteJid", validate=order_by)
+    orderBy = OrderBy(allow_none=True, load_default=ordering.CONVERSATION)
     onFailure = fields.String(
         allow_none=True, load_default="pass", validate=validate.OneOf(("pass", "wait"))
     )

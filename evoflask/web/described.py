@@ -76,8 +76,6 @@ class Described:
 
     answers: Mapping[int, Shape]
     body: Shape | None = None
-    other_bodies: Mapping[str, Shape] = field(default_factory=dict)
-    """By media type."""
     body_required: bool = True
     query: type[Schema] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -31,7 +31,7 @@ from evoflask.schemas import answers
 from evoflask.web import attempts, parts
 from evoflask.web.auth import caller_from_request, instance_key, missing_key
 from evoflask.web.bodies import body_pieces, iso, refuse_encoding
-from evoflask.web.described import Either, Text, Who, described
+from evoflask.web.described import Either, Who, described
 from evoflask.web.errors import AllBad, reason_of
 from evoflask.web.openapi.bodies import EMIT, EMIT_EXAMPLE
 
@@ -47,13 +47,12 @@ NDJSON = "application/x-ndjson"
     key=Who.INSTANCE,
     body=EMIT,
     example=EMIT_EXAMPLE,
-    other_bodies={NDJSON: Text(NDJSON)},
     bad=answers.Refused,
     errors=(409,),
     headers={"traceparent": "A W3C trace, which the deliveries go on with."},
 )
 def emit(instance: str) -> ResponseReturnValue:
-    """Hands in one event, an array of them, or NDJSON.
+    """Accept one event, an array of them, or one in each line (`application/x-ndjson`).
 
     202 once the outbox holds it. 200 for an id that was accepted before with the same event name
     and the same bytes of `data`; 409 for an id that was accepted before with other content."""

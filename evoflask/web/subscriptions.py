@@ -104,7 +104,7 @@ def drop_keys(instance: str, name: str) -> dict[str, Any]:
     also={202: answers.Trial},
     query=TrialQuery,
     body=TrialBody,
-    example={"event": "messages.upsert", "data": {"hello": "world"}},
+    example={"event": "MESSAGES_UPSERT", "data": {"hello": "world"}},
     body_required=False,
     errors=(409,),
 )

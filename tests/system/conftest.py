@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,3 +67,16 @@ def receiver() -> Iterator[Receiver]:
     """A destination in a process of its own."""
     with Receiver() as made:
         yield made
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 16 MB that every user may enter; needs root."""
+    folder = Path(tempfile.mkdtemp(prefix="evoflask-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        missing("only root may mount a small file system")
+    folder.chmod(0o755)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import schemathesis
 from hypothesis import strategies as st
 
@@ -20,10 +18,3 @@ schemathesis.openapi.format(
         r"https://sqs\.eu-west-[1-3]\.amazonaws\.com/[0-9]{12}/[a-zA-Z0-9_-]{1,75}", fullmatch=True
     ),
 )
-
-
-@schemathesis.hook
-def before_load_schema(_: Any, raw_schema: dict[str, Any]) -> None:
-    """Lines of JSON are text for it, and any text would do: they are drawn by tests/web."""
-    emit = raw_schema["paths"]["/event/emit/{instance}"]["post"]
-    del emit["requestBody"]["content"]["application/x-ndjson"]

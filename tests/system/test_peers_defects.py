@@ -375,7 +375,7 @@ def order_by(house: House, client: Client, receiver: Receiver, instance: str, pa
 
 
 def on_failure(house: House, client: Client, receiver: Receiver, instance: str, path: str) -> None:
-    subscribe(client, instance, receiver.url(path), onFailure="wait", retry=[1] * 20, orderBy=None)
+    subscribe(client, instance, receiver.url(path), onFailure="wait", retry=[1] * 20, concurrency=1)
     receiver.control(path=path, status=500)
     results = client.emit_many(instance, [event(n) for n in range(3)]).json()["results"]
     ids = [row["id"] for row in results]

@@ -7,8 +7,6 @@ import contextlib
 import re
 import secrets
 import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +17,6 @@ import requests
 from evoflask.dev.process import free_port, wait_for
 from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
-from tests.conftest import missing
 from tests.system.conftest import MakeHouse
 from tests.system.house import Client, House, Threads, message
 from tests.system.ledger import Faults, Ledger
@@ -225,19 +222,6 @@ def test_a_database_that_somebody_locks_for_30_seconds_holds_up_letters_and_no_e
     why = "20 letters wait for its end; a change of settings is answered 503"
     table.check(f"{house.store.name} locked", done, producers.ledger, receiver, faults, why)
     assert house.audit()[0] == 0
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of some megabytes, which anybody may reach; needs root."""
-    folder = Path(tempfile.mkdtemp(prefix="evoflask-disk-"))
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        missing("only root may mount a small file system")
-    folder.chmod(0o755)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-    folder.rmdir()
 
 
 @pytest.mark.parametrize("name", NAMES)

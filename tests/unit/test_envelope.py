@@ -65,39 +65,6 @@ def test_restrictions_are_read_as_given(
     assert (event.local, event.integration) == (local, integration)
 
 
-JID = "data.key.remoteJid"
-KEYS = [
-    # (data, path, key); None: the one key of those without
-    ('{"key": {"remoteJid": "1@s"}}', JID, b'"1@s"'),
-    ('{"x": [1, {"key": 2}], "key": {"b": 1, "remoteJid": "1@s"}}', JID, b'"1@s"'),
-    ('{"key": {"remoteJid": "1\\u0040s"}}', JID, b'"1@s"'),
-    ('{"key": {"remoteJid": 7}}', JID, b"7"),
-    ('{"key": {"remoteJid": {"a": 1}}}', JID, b'{"a": 1}'),
-    ('{"key": {"remoteJid": null}}', JID, None),
-    ('{"key": {}}', JID, None),
-    ('{"key": null}', JID, None),
-    ('{"key": "1@s"}', JID, None),
-    ('{"key": [1]}', JID, None),
-    ("[]", JID, None),
-    ("null", JID, None),
-    ('"x"', JID, None),
-    ('{"a b": 1}', "data.a b", b"1"),
-    ('{"a": {"b": {"c": {"d": "x"}}}}', "data.a.b.c.d", b'"x"'),
-    ('{"a": 1}', "data", b'{"a": 1}'),
-    ("1", "event", b"CALL"),
-    ("1", "sender", b"me"),
-    ("1", "other.path", None),
-    ('{"a": 1}', None, None),
-]
-
-
-@pytest.mark.parametrize(("data", "path", "key"), KEYS, ids=str)
-def test_the_order_key_is_the_value_at_its_path(
-    data: str, path: str | None, key: bytes | None
-) -> None:
-    assert envelope.order_key(parsed(data, sender="me"), path) == key
-
-
 @pytest.mark.parametrize("deep", [60, 500])
 def test_deep_data_is_kept_as_it_was_given(deep: int) -> None:
     data = "[" * deep + "]" * deep

@@ -244,10 +244,43 @@ def test_ids_in_hand_are_bounded_however_busy_one_key_is() -> None:
     assert not lane.hungry
 
 
+def test_with_a_concurrency_of_one_all_events_go_in_order_whatever_their_keys() -> None:
+    lane = work((1, "a"), (2, "a"), (3, "b"), (4, "-"), concurrency=1)
+
+    started = []
+    while items := start_all(lane):
+        started += [number(item) for item in items]
+        done(lane, items[0])
+
+    assert started == [1, 2, 3, 4]
+
+
+def test_with_a_concurrency_of_one_an_event_does_not_pass_one_whose_body_is_not_read() -> None:
+    lane = work((1, "a"), (2, "b"), concurrency=1)
+    list(lane.upcoming(3))[-1].load = object()
+
+    assert lane.start() is None
+    assert not lane.ready
+
+
+def test_what_is_under_way_keeps_its_key_when_more_may_be() -> None:
+    lane = work((1, "a"), (2, "a"), (3, "b"), concurrency=1)
+    (first,) = start_all(lane)
+
+    lane.concurrency = 8
+    lane.put_back()
+    lane.feed(numbered([(1, "a"), (2, "a"), (3, "b")]), 256)
+
+    assert [number(item) for item in start_all(lane)] == [3]
+    done(lane, first)
+    assert [number(item) for item in start_all(lane)] == [2]
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_in_whatever_order_a_key_is_never_overtaken_nor_two_of_it_under_way(seed: int) -> None:
     luck = random.Random(seed)
     concurrency = luck.randint(1, 6)
+    changes = seed % 2 and concurrency > 1
     waiting = {member(n, luck.choice("abcd")): 0 for n in range(60)}
     lane = LaneWork(held([], proven=luck.random() < 0.7), concurrency, wait=False)
     lane.exhausted = False
@@ -263,7 +296,8 @@ def test_in_whatever_order_a_key_is_never_overtaken_nor_two_of_it_under_way(seed
                 assert len(flying) < concurrency
                 flying.append(item)
                 if not item.tries:
-                    first.setdefault(item.key, []).append(item.member)
+                    key = item.key if concurrency > 1 or changes else "all"
+                    first.setdefault(key, []).append(item.member)
         elif move < 0.65 and flying:
             item = flying.pop(luck.randrange(len(flying)))
             kind = luck.choice("dddr")
@@ -271,6 +305,8 @@ def test_in_whatever_order_a_key_is_never_overtaken_nor_two_of_it_under_way(seed
             if kind == "d":
                 lane.proven = True
         elif move < 0.7:
+            if changes:
+                concurrency = lane.concurrency = luck.choice((1, 1, 2, 6))
             lane.put_back()
         elif asked is None:
             ended = lane.take_ended()

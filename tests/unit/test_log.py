@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evoflask.log import Bounded, JsonLines, Lines, Repeats, redact
+from evoflask.log import LINES, Bounded, JsonLines, Lines, Repeats, redact
 
 
 def line(message: str, *args: object, name: str = "evoflask.test", **extra: Any) -> str:
@@ -98,6 +98,61 @@ def test_a_failure_that_repeats_is_told_once_and_again_when_it_changes(
 
     told = [record.getMessage() for record in caplog.records]
     assert told == ["failed: OSError: a", "failed: OSError: b", "works"]
+
+
+def test_failures_that_take_turns_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
+
+    with caplog.at_level(logging.INFO, "evoflask.test"):
+        for _ in range(100):
+            repeats.tell("taking failed", OSError("a"))
+            repeats.tell("settling failed", OSError("b"))
+
+    assert len(caplog.records) == 2
+
+
+def test_a_failure_that_comes_and_goes_writes_a_bounded_number_of_lines(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("evoflask.log.time.monotonic", lambda: now)
+    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
+
+    with caplog.at_level(logging.INFO, "evoflask.test"):
+        for _ in range(1000):
+            repeats.tell("failed", OSError("a"))
+            repeats.over("works")
+        written = len(caplog.records)
+        now += 61
+        repeats.tell("failed", OSError("a"))
+
+    assert written <= LINES
+    assert vars(caplog.records[-1])["repeated"] > 900
+
+
+def test_a_failure_that_lasts_is_logged_once_a_minute_with_its_count(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("evoflask.log.time.monotonic", lambda: now)
+    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
+
+    with caplog.at_level(logging.INFO, "evoflask.test"):
+        for _ in range(180):
+            repeats.tell("failed", OSError("a"))
+            now += 1
+
+    counts = [vars(record).get("repeated", 0) for record in caplog.records]
+    assert counts == [0, 59, 59]
+
+
+def test_errors_that_differ_each_time_are_bounded_too(caplog: pytest.LogCaptureFixture) -> None:
+    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
+
+    for n in range(1000):
+        repeats.tell("failed", OSError(f"job {n}"))
+
+    assert len(caplog.records) <= LINES
 
 
 def as_json(message: str, *args: object, name: str = "evoflask.test", **extra: Any) -> Any:

@@ -306,6 +306,14 @@ def test_large_bodies_are_requeued_in_appends_of_bounded_size(
     assert [len(data) for _, data in arriving(outbox)] == [3_000_002] * 3
 
 
+def test_the_letter_of_a_large_event_of_a_conversation_is_kept(
+    call: Request, instance: str, die: Die
+) -> None:
+    die(1, data={"from": "15550123@s.whatsapp.net", "text": "x" * 1_100_000})
+
+    assert letters(call)["total"] == 1
+
+
 def test_a_limit_takes_the_oldest_and_tells_what_is_left(
     call: Request, instance: str, die: Die
 ) -> None:

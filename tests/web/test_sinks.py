@@ -336,7 +336,7 @@ def test_defaults_are_those_of_the_contract(call: Request, instance: str) -> Non
     }
 
     assert {name: rows["webhook"][name] for name in COMMON} == {
-        "format": "standard", "concurrency": 8, "orderBy": "data.key.remoteJid",
+        "format": "standard", "concurrency": 8, "orderBy": "conversation",
         "onFailure": "pass", "retry": None, "timeout": 30,
     }  # fmt: skip
     assert (rows["rabbitmq"]["exchange"], rows["rabbitmq"]["mandatory"]) == (

@@ -4,6 +4,9 @@ A cookie says until when it is good and is signed with a key that follows from t
 given: no state, the same in every web process, void when that key is taken away. Scripts cannot
 read it and no other site makes a browser send it. A second cookie, which scripts can read,
 carries what each POST must repeat in the header `X-CSRFToken`; rq-dashboard sends it.
+
+At `/docs`, which shows nothing of tenants, the form takes an instance's token too. Its cookie names
+the instance and is signed by what follows from the token's digest, so it ends with the token.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from pathlib import Path
 from flask import Blueprint, Response, current_app, redirect, request, send_file, url_for
 from markupsafe import escape
 
+from evoflask import configuration
 from evoflask.errors import Forbidden, TooManyFailures, Unauthorized
 from evoflask.ids import random_id
 from evoflask.keyring import Key, Keyring, digest
+from evoflask.models import Instance
 from evoflask.web import parts
 from evoflask.web.auth import (
     address,
@@ -38,6 +43,8 @@ bp = Blueprint("dashboard", __name__)
 DOCS = "/docs"
 """The other place that the login opens."""
 COOKIE = "evoflask_rq"
+TOKEN_COOKIE = "evoflask_docs"  # noqa: S105  # a cookie's name
+"""Opens `/docs` for an instance's token."""
 CSRF_COOKIE = "_csrf_token"
 """The name that rq-dashboard's script looks for."""
 MAX_KEY = 256
@@ -82,9 +89,30 @@ class Sessions:
         assert found is not None
         return self._sign(found[2], f"csrf {cookie}")
 
+    def issue_for_token(self, instance: Instance, now: float) -> str:
+        """Return a cookie for `/docs`, good for `seconds` and as long as the instance's token."""
+        what = f"{int(now + self.seconds)}.{random_id()}.{instance.outbox}"
+        return f"{what}.{_sign_by_token(instance, what)}"
+
+    def admits_token(self, cookie: str, now: float) -> bool:
+        """Return True if the cookie is one of `issue_for_token`. Raises `DatabaseDown`."""
+        found = _TOKEN.fullmatch(cookie)
+        if found is None or int(found[1]) <= now:
+            return False
+        what = cookie.rpartition(".")[0]
+        return any(
+            hmac.compare_digest(found[3], _sign_by_token(each.instance, what))
+            for each in configuration.list_instances(outbox=found[2])
+        )
+
     def _sign(self, name: str, what: str) -> str:
         secret = self._keys.derive(name, b"evoflask /rq/ session")
         return hmac.new(secret, what.encode(), hashlib.sha256).hexdigest()
+
+
+def _sign_by_token(instance: Instance, what: str) -> str:
+    secret = hmac.digest(instance.token_sha256.encode(), b"evoflask /docs session", "sha256")
+    return hmac.new(secret, what.encode(), hashlib.sha256).hexdigest()
 
 
 def sessions() -> Sessions:
@@ -125,9 +153,10 @@ def admit() -> Response | None:
     cookie = request.cookies.get(COOKIE, "")
     if "apikey" not in request.headers and sessions().key(cookie, time.time()) is not None:
         return None
-    if not key_of_request():
+    if key_of_request():
+        visible(None)
+    elif not sessions().admits_token(request.cookies.get(TOKEN_COOKIE, ""), time.time()):
         return _to(url_for("dashboard.login", next=request.path))
-    visible(None)
     return None
 
 
@@ -150,7 +179,8 @@ def enter() -> Response:
     sha256 = digest(request.form.get("key", "")[: MAX_KEY + 1])
     key = parts().keys.find(sha256)
     if key is None:
-        return _refuse(sha256)
+        tenants = configuration.list_instances(token_sha256=sha256)
+        return _enter_as_tenant(tenants[0].instance) if tenants else _refuse(sha256)
     cookie = sessions().issue(key, time.time())
     response = _to(_next())
     for name, value, hidden, path in (
@@ -182,6 +212,23 @@ def _refuse(sha256: str) -> Response:
     return _form(401, "This is not a key for this page.")
 
 
+def _enter_as_tenant(instance: Instance) -> Response:
+    """Open `/docs` for an instance's token; 403 for the other pages."""
+    if _next() != _docs():
+        return _form(403, "This is an instance's token. It opens /docs, and not this page.")
+    response = _to(_docs())
+    response.set_cookie(
+        TOKEN_COOKIE,
+        sessions().issue_for_token(instance, time.time()),
+        max_age=sessions().seconds,
+        path=_docs(),
+        secure=request.is_secure,
+        httponly=True,
+        samesite="Strict",
+    )
+    return response
+
+
 @bp.post("/logout")
 def leave() -> Response:
     """Forgets the cookies; asks for the token, so that nobody else logs one out."""
@@ -189,7 +236,12 @@ def leave() -> Response:
     if sessions().key(cookie, time.time()):
         _check_csrf(cookie)
     response = _to(url_for("dashboard.login"))
-    for name, path in ((COOKIE, _home()), (COOKIE, _docs()), (CSRF_COOKIE, _home())):
+    for name, path in (
+        (COOKIE, _home()),
+        (COOKIE, _docs()),
+        (CSRF_COOKIE, _home()),
+        (TOKEN_COOKIE, _docs()),
+    ):
         response.delete_cookie(name, path=path)
     return response
 
@@ -232,7 +284,7 @@ _FORM = """<!doctype html>
   <h1 style="font-size: 1.5rem">evoflask</h1>
   <form method="post">
     <div class="form-group">
-      <label for="key">A global key (AUTHENTICATION_API_KEY), or a read-only one</label>
+      <label for="key">{asked}</label>
       <input class="form-control" id="key" name="key" type="password"
              autocomplete="current-password" maxlength="256" required autofocus>
     </div>
@@ -246,7 +298,11 @@ _FORM = """<!doctype html>
 def _form(status: int = 200, said: str = "") -> Response:
     words = f'<p class="alert alert-danger" role="alert">{escape(said)}</p>' if said else ""
     style = url_for("rq_dashboard.static", filename="css/bootstrap.min.css")
-    response = Response(_FORM.format(style=escape(style), said=words), status, mimetype="text/html")
+    asked = "A global key (AUTHENTICATION_API_KEY), or a read-only one"
+    if _next() == _docs():
+        asked = f"{asked}, or an instance's token"
+    page = _FORM.format(style=escape(style), said=words, asked=escape(asked))
+    response = Response(page, status, mimetype="text/html")
     response.headers["Cache-Control"] = "no-store"
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; style-src 'self' 'unsafe-inline'; form-action 'self'; "

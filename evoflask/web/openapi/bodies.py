@@ -48,7 +48,7 @@ def _set(sink: str) -> type[Schema]:
 SET: Final = {sink: _set(sink) for sink in SINKS}
 """`POST /<sink>/set/<instance>`."""
 
-_SIX: Final = {sink: fields.Nested(_kind(sink), allow_none=True) for sink in SINKS}
+_SIX: Final = {sink: fields.Nested(_kind(sink)) for sink in SINKS}
 
 
 def _complete(sink: str, unknown: str) -> type:
@@ -76,9 +76,7 @@ _SIX_FIRST: Final = {sink: fields.Nested(_first(sink), allow_none=True) for sink
 
 class _AtLeastOne:
     unknown = RAISE
-    json: ClassVar = {
-        "anyOf": [{"required": [sink], "properties": {sink: {"type": "object"}}} for sink in SINKS]
-    }
+    json: ClassVar = {"minProperties": 1}
 
 
 SET_SEVERAL: Final = _made(
@@ -182,6 +180,6 @@ CREATE_EXAMPLE: Final = {"instanceName": "support", "webhook": _HOOK}
 NEW_EXAMPLE: Final = {"name": "archive", "sink": "webhook", **_HOOK}
 CHANGED_EXAMPLE: Final = {"concurrency": 16, "retry": [5, 60, 3600]}
 EMIT_EXAMPLE: Final = {
-    "event": "messages.upsert",
+    "event": "MESSAGES_UPSERT",
     "data": {"key": {"remoteJid": "15550100@s.whatsapp.net"}, "message": {"conversation": "Hi"}},
 }

@@ -11,7 +11,7 @@ from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import EXCLUDE, RAISE, Schema
 from marshmallow.fields import Field
 
-from evoflask import events, signing
+from evoflask import events, ordering, signing
 from evoflask.schemas import fields
 from evoflask.schemas.sinks import EMPTY_IS_UNSET, Common
 
@@ -29,17 +29,11 @@ def _may_be_empty(field: Field[Any]) -> bool:
     return isinstance(field.parent, Common) and field.name in EMPTY_IS_UNSET
 
 
-def _spellings() -> list[str]:
-    names = [*events.NAMES, *events.ALIASES]
-    lower = [name.lower() for name in names]
-    dotted = [name.replace("_", ".") for name in lower]
-    return list(dict.fromkeys([*names, *dotted, *(name.replace("_", "-") for name in lower)]))
-
-
 EVENT: Final[Json] = {
     "type": "string",
-    "enum": _spellings(),
-    "description": "In any of three spellings; case and mixed dots and dashes are forgiven.",
+    # One spelling each: generators make the same member of `CALL` and `call`, and give up.
+    "enum": [*events.NAMES, *events.ALIASES],
+    "description": "Also taken as `messages.upsert` and `messages-upsert`, in any case.",
 }
 MOMENT: Final[Json] = {
     "anyOf": [
@@ -84,6 +78,27 @@ _OF_FIELD: Final[Mapping[type, Json]] = {
         "example": {"X-Team": "support"},
     },
     fields.Moment: MOMENT,
+    fields.OrderBy: {
+        "anyOf": [
+            {
+                "type": "string",
+                "pattern": rf"^(?:{ordering.CONVERSATION}|{fields.ORDER_BY.pattern})$",
+                "maxLength": fields.MAX_ORDER_BY,
+            },
+            {
+                "type": "array",
+                "items": {
+                    "type": "string",
+                    "pattern": anchored(fields.ORDER_BY),
+                    "maxLength": fields.MAX_ORDER_BY,
+                },
+                "minItems": 1,
+                "maxItems": fields.MAX_ORDER_PATHS,
+            },
+            {"type": "null"},
+        ],
+        "example": ordering.CONVERSATION,
+    },
     fields.Seconds: {"type": "number"},
 }
 _WORD: Final = r"(?:[!-)+-\-/-=?-z|~]|\{instance\}|\{event\})+"
@@ -105,11 +120,6 @@ _OF_VALIDATOR: Final[Mapping[Any, Json]] = {
         "description": "{instance} and {event} are filled in; no wildcards.",
         "example": "evolution.{instance}.{event}",
     },
-    fields.order_by: {
-        "pattern": anchored(fields.ORDER_BY),
-        "maxLength": fields.MAX_ORDER_BY,
-        "description": "Events with the same value there keep their order; null: all of them do.",
-    },
     fields.signing_secret: {
         "pattern": f"^whsec_(?:(?:{_QUAD}){{8,20}}(?:{_QUAD}|{_THREE}|{_TWO})?"
         f"|(?:{_QUAD}){{21}}{_TWO})$",
@@ -123,6 +133,8 @@ _OF_SUBSCRIPTION: Final[Mapping[str, str]] = {
     "enabled": "Whether it gets events. Its settings are kept while it does not.",
     "format": "How its messages look.",
     "concurrency": "Requests or messages under way at a time.",
+    "orderBy": "Events with an equal key keep their order. `conversation`: the chat that the event "
+    "is about. Paths: the first that has a value. null: no order.",
     "onFailure": "`pass`: while an event waits for its next try, others go on; `wait`: they wait "
     "too.",
     "retry": "Seconds before each further try, instead of the server's schedule.",

@@ -131,7 +131,7 @@ _GATEWAY: Final[Json] = {
         {
             "in": "header",
             "name": "Sec-WebSocket-Version",
-            "schema": {"const": "13"},
+            "schema": {"type": "string", "enum": ["13"]},
             "required": True,
         },
         {
@@ -283,8 +283,6 @@ def _body(route: Route, said: Described, body: Shape) -> Json:
     if said.example is not None:
         example = said.example[route.sink] if isinstance(body, PerSink) else said.example
         content[JSON]["example"] = example
-    for kind, of in said.other_bodies.items():
-        content |= {kind: {"schema": _schema(of, None)}}
     return {"required": said.body_required, "content": content}
 
 

@@ -1,5 +1,5 @@
-"""Where the documentation is served. It is behind a key as everything is, and a browser may log
-in at `/rq/` for it.
+"""Where the documentation is served. It is behind a key as everything is. A browser logs in by the
+form of `/rq/`, which takes an instance's token for `/docs` too.
 """
 
 from __future__ import annotations

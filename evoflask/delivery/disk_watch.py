@@ -1,0 +1,172 @@
+"""The clock's watch over Redis' disk: a line of the log and an operator's event for each change.
+
+While Redis refuses writes, no event can be appended. The event goes straight to the operator's
+webhook then, in the same format, with the same signature, until it is delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from evoflask import configuration, db, durability, sinks
+from evoflask.durability import AILING, FAILING, WELL, Risk
+from evoflask.envelope import Event
+from evoflask.errors import EvoflaskError
+from evoflask.log import Repeats
+from evoflask.outbox import Outbox, totals
+from evoflask.settings import Settings
+from evoflask.sinks.base import Delivery, Outcome, Target
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0
+"""Seconds between two tries of a direct event; they double."""
+TRIES = 50
+"""Tries of a direct event."""
+STEADY = 10.0
+"""Seconds after which a disk counts as well again: one that comes and goes is a few events."""
+
+_NAMES = {FAILING: "redis.failing", AILING: "redis.ailing", WELL: "redis.recovered"}
+
+
+class DiskWatch:
+    """`look` is asked each second, by the clock that has the lease; by every clock while Redis
+    refuses writes, for then nobody can have it."""
+
+    def __init__(
+        self, settings: Settings, outbox: Outbox, tell: Callable[[Sequence[Event]], None]
+    ) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._tell = tell
+        self._stalls = durability.Stalls()
+        self._state = WELL
+        self._since = 0.0
+        self._well_since = 0.0
+        self._unsent: Event | None = None
+        """An event that the outbox did not take yet."""
+        self._direct = _Direct(settings)
+
+    def look(self) -> None:
+        """Log a change, and send its event. Raises `Unavailable`; the next look goes on."""
+        server = totals.server(self._outbox)
+        stalled = self._stalls.note(server.run_id, server.disk.delayed)
+        risk = durability.judge(server, stalled=stalled, now=time.time())
+        if self._changes(risk.disk):
+            self._state, self._since = risk.disk, time.time()
+            self._log(risk)
+            self._send(risk)
+        self._direct.go_on()
+        if self._unsent is not None:
+            self._tell([self._unsent])
+            self._unsent = None
+
+    def _changes(self, state: str) -> bool:
+        now = time.monotonic()
+        if state != WELL or self._state == WELL:
+            self._well_since = 0.0
+            return state != self._state
+        self._well_since = self._well_since or now
+        return now - self._well_since >= STEADY
+
+    def _log(self, risk: Risk) -> None:
+        level = {FAILING: logging.ERROR, AILING: logging.WARNING}.get(risk.disk, logging.INFO)
+        log.log(level, f"Redis' disk is {risk.disk}: {risk.words}")
+
+    def _send(self, risk: Risk) -> None:
+        if not self._settings.operator_webhook_url:
+            return
+        name = _NAMES[risk.disk]
+        facts = {"disk": risk.disk, "message": risk.words}
+        event = Event(
+            id=f"op-{name}-{round(self._since * 1000)}",
+            given=True,
+            name=name,
+            data=orjson.dumps(facts),
+            meta=b"{}",
+            local=True,
+            integration=None,
+        )
+        self._direct.forget()
+        self._unsent = None
+        if risk.failing:
+            self._direct.send(event)
+        else:
+            self._unsent = event
+
+
+class _Direct:
+    """One event at a time, sent without the outbox, in a thread of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._event: Event | None = None
+        self._tries = 0
+        self._due = 0.0
+        self._thread: threading.Thread | None = None
+        self._failures = Repeats(log)
+
+    def send(self, event: Event) -> None:
+        """Try from now on until it is delivered, `forget` is called, or `TRIES` failed."""
+        self._event, self._tries, self._due = event, 0, 0.0
+
+    def forget(self) -> None:
+        self._event = None
+
+    def go_on(self) -> None:
+        """Start the next try where one is due."""
+        busy = self._thread is not None and self._thread.is_alive()
+        if self._event is None or busy or time.monotonic() < self._due:
+            return
+        if self._tries >= TRIES:
+            self._event = None
+            return
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2**self._tries) * random.uniform(0.8, 1.2)
+        self._tries += 1
+        self._due = time.monotonic() + wait
+        self._thread = threading.Thread(
+            target=self._try, args=(self._event,), name="operator", daemon=True
+        )
+        self._thread.start()
+
+    def _try(self, event: Event) -> None:
+        try:
+            target = configuration.operator_target()
+            if target is not None:
+                outcome = asyncio.run(_deliver(self._settings, target, event))
+                if outcome != Outcome.DELIVERED:
+                    self._failures.write(f"the operator's webhook did not take an event: {outcome}")
+                    return
+            if self._event is event:
+                self._event = None
+            self._failures.over("the operator's webhook took an event")
+        except (EvoflaskError, OSError) as error:
+            self._failures.tell("the operator's webhook cannot be asked", error)
+        finally:
+            db.close()
+
+
+async def _deliver(settings: Settings, target: Target, event: Event) -> str:
+    """The outcome of one attempt."""
+    sink = sinks.load(target.sink)(settings)
+    delivery = Delivery(
+        target=target,
+        event_id=event.id,
+        event=event.name,
+        data=event.data,
+        at=time.time(),
+        tries=0,
+        key="",
+    )
+    try:
+        (attempt,) = await sink.deliver([delivery])
+    finally:
+        await sink.close()
+    return attempt.outcome

@@ -1,0 +1,91 @@
+"""What Redis says of its disk, and what it answers while it cannot write there.
+
+With `appendfsync everysec` Redis answers a command before it knows that the kernel took it: the
+write may fail, or wait for an fsync that is under way. Only then does Redis refuse further
+commands (MISCONF). So an append is followed by a look, see `client.Outbox.run_written`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evoflask.log import Repeats
+
+log = logging.getLogger(__name__)
+
+CALM = 2.0
+"""Seconds without a refusal before a success counts as the end."""
+READS = frozenset({"look", "find", "fate", "scan", "check", "inspect", "leaks"})
+"""Verbs that work while Redis refuses writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Redis' own account of its files. A server that hides a field counts as well."""
+
+    appendonly: bool = False
+    appends: bool = True
+    """The last write to the append-only file worked."""
+    rewrites: bool = True
+    """The last rewrite of the append-only file worked."""
+    snapshots: bool = True
+    """The last snapshot worked."""
+    snapshot_at: float = 0.0
+    """Date of the last good snapshot, or of the server's start, Unix seconds."""
+    syncing: bool = False
+    """An fsync is under way: until it ends, what is answered may be in Redis' memory only."""
+    unwritten: int = 0
+    """Bytes that were answered and not yet handed to the kernel."""
+    delayed: int = 0
+    """Times that Redis waited two seconds for an fsync, since its start."""
+
+    @property
+    def healthy(self) -> bool:
+        """Return True if no write failed the last time."""
+        return self.appends and self.rewrites and self.snapshots
+
+
+HEALTHY = Disk()
+
+
+def read(info: Mapping[str, Any]) -> Disk:
+    """`info`: of redis-py, with the section `persistence`."""
+    return Disk(
+        appendonly=bool(info.get("aof_enabled")),
+        appends=info.get("aof_last_write_status", "ok") == "ok",
+        rewrites=info.get("aof_last_bgrewrite_status", "ok") == "ok",
+        snapshots=info.get("rdb_last_bgsave_status", "ok") == "ok",
+        snapshot_at=float(info.get("rdb_last_save_time") or 0),
+        syncing=bool(info.get("aof_pending_bio_fsync")),
+        unwritten=int(info.get("aof_buffer_length") or 0),
+        delayed=int(info.get("aof_delayed_fsync") or 0),
+    )
+
+
+class Notices:
+    """Logs once that Redis refuses writes, for the whole process, and once that it takes them."""
+
+    def __init__(self) -> None:
+        self._repeats = Repeats(log)
+        self._last = 0.0
+        """Last refusal, by the monotonic clock."""
+
+    def refused(self, reason: str) -> None:
+        """Log it at the first refusal and once a minute after that."""
+        self._last = time.monotonic()
+        self._repeats.write(f"Redis refuses all writes: {reason}")
+
+    def taken(self, verb: str) -> None:
+        """Log the end of the refusals. Call it when a verb succeeded."""
+        if not self._repeats.failing or verb in READS:
+            return
+        # A verb of another thread may have begun before the refusal.
+        if time.monotonic() - self._last > CALM:
+            self._repeats.over("Redis takes writes again")
+
+
+notices = Notices()
