@@ -83,8 +83,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["evoflask"] = Parts(settings, client, box, changes, manager, keys, door)
     rowids.register(app)
     errors.register(app)
+    app.url_map.strict_slashes = False  # Evolution API takes a slash at the end, too
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
+    app.url_map.strict_slashes = True  # pages have relative links
     auth.register(app)
     dashboard.register(app, settings, keys, bells)
     gateway.register(app, settings, keys, door)

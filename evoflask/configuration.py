@@ -739,7 +739,7 @@ class Configuration:
 
 def _unreachable(patch: Patch, why: str) -> str:
     at = f"{patch.at}.url" if patch.at else "url"
-    return f"{at}: Must not be reached: {why}."
+    return f"{at}: Must not be reached: {why}{guard.hint(why)}."
 
 
 def _new_token() -> str:

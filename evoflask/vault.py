@@ -28,9 +28,12 @@ FILE: Final = "encryptionkey"
 """In a home: the key that it made for itself."""
 
 NO_KEY: Final = (
-    "ENCRYPTION_KEY is not set, and nothing can be stored without it. Make one: "
-    "python3 -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
+    "ENCRYPTION_KEY is not set, and EVOFLASK_HOME{home} holds no key. "
+    "Set one of them as it is set where evoflask runs already (make run prints its EVOFLASK_HOME); "
+    "another key could not open what is stored. "
+    'For a new installation see "the key that seals them" in docs/operations.md.'
 )
+"""Never a command that makes a key: in a second terminal it would make a second one."""
 CLOSED: Final = "A stored secret opens with none of the keys in ENCRYPTION_KEY."
 
 
@@ -40,7 +43,7 @@ class Vault:
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys:
-            raise Misconfigured(NO_KEY)
+            raise Misconfigured(NO_KEY.format(home=""))
         try:
             fernets = [Fernet(key.encode()) for key in keys]
         except ValueError as error:  # its words say nothing of which key
@@ -133,6 +136,8 @@ def unlock(settings: HasKeys) -> None:
     if not keys:
         with contextlib.suppress(FileNotFoundError):
             keys = _read(settings.home / FILE)
+    if not keys:
+        raise Misconfigured(NO_KEY.format(home=f" ({settings.home.absolute()})"))
     configure(keys)
 
 
@@ -142,7 +147,10 @@ def _read(path: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise Misconfigured(f"ENCRYPTION_KEY is not set, and {path} cannot be read.") from error
+        raise Misconfigured(
+            f"ENCRYPTION_KEY is not set, and {path} cannot be read. "
+            "Run this as the user that evoflask runs as."
+        ) from error
 
 
 def make_key(home: Path) -> None:
@@ -170,5 +178,5 @@ def make_key(home: Path) -> None:
 def current() -> Vault:
     """The process's own. Raises `Misconfigured` before `configure`."""
     if _vault is None:
-        raise Misconfigured(NO_KEY)
+        raise Misconfigured(NO_KEY.format(home=""))
     return _vault

@@ -40,7 +40,7 @@ class _NoThread:
 
 
 class UpgradeRequired(HTTPException):
-    """Another version of the protocol than ours."""
+    """Another version of the protocol than ours. Plain HTTP does not come so far."""
 
     code = 426
     description = "The version of the websocket protocol must be 13."

@@ -125,6 +125,17 @@ def _allowed_v6(address: ipaddress.IPv6Address) -> str | None:
     return None
 
 
+_FOR_AN_OPERATOR = ("private", "loopback", "link-local", "carrier-grade NAT")
+"""Reasons for which an operator may have a use: their own network."""
+
+
+def hint(reason: str) -> str:
+    """Return how an operator allows what was refused for this reason; "" where none should."""
+    if not reason.endswith(_FOR_AN_OPERATOR):
+        return ""
+    return ". To allow it, the operator lists its network in WEBHOOK_ALLOW_NETWORKS"
+
+
 def check_literal(host: str, allow_networks: Sequence[Network] = ()) -> str | None:
     """The same for a URL's host before anything is resolved. None for a name, which says
     nothing yet: its addresses will.

@@ -48,7 +48,7 @@ class ForbiddenAddress(OSError):
     """The guard said no. The text names host and reason."""
 
     def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"{host} may not be reached: {reason}")
+        super().__init__(f"{host} may not be reached: {reason}{guard.hint(reason)}")
 
 
 class GuardedResolver(AbstractResolver):

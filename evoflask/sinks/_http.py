@@ -195,6 +195,16 @@ _ERRNO = {
 }
 
 
+_OF_A_PLAIN_PORT = frozenset(
+    {
+        "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST",
+        "UNEXPECTED_EOF_WHILE_READING", "UNEXPECTED_MESSAGE", "UNKNOWN_PROTOCOL",
+    }
+)  # fmt: skip
+"""OpenSSL's reasons where a server answers a handshake in plain text, or hangs up."""
+PLAIN = "the port may not speak TLS: try http:// instead of https://"
+
+
 def translate(error: BaseException, *, sent: bool) -> Attempt:
     """The one door for what aiohttp, asyncio, sockets and TLS raise. Never shows the error's
     own text, which may hold the URL, but where it is known not to. Pure."""
@@ -228,7 +238,9 @@ def _why(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return str(getattr(error, "verify_message", ""))
     if isinstance(error, ssl.SSLError):
-        return (getattr(error, "reason", None) or "").replace("_", " ").lower()
+        reason = getattr(error, "reason", None) or ""
+        words = reason.replace("_", " ").lower()
+        return f"{words}; {PLAIN}" if reason in _OF_A_PLAIN_PORT else words
     if isinstance(error, OSError) and error.errno in _ERRNO:
         return ""
     return error.strerror or "" if isinstance(error, OSError) else ""

@@ -8,12 +8,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import WebsocketMismatch
 
 from evoflask.errors import BadInput, EvoflaskError, TooMany, Unauthorized, Unavailable
+from evoflask.web import routes
+
+PLAIN_HTTP: Final = (
+    "This address is a websocket, and plain HTTP came. Open it with a websocket client, "
+    'such as new WebSocket("ws://<host>/ws?apikey=<key>") in a browser. '
+    "A proxy before this server must pass on the headers Upgrade and Connection."
+)
+
+MAX_PATH: Final = 300
+"""Characters of a path that an error repeats."""
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +75,8 @@ def render(error: EvoflaskError) -> Response:
 
 
 def _http(error: HTTPException) -> Response:
+    if isinstance(error, WebsocketMismatch):
+        return _no_handshake()
     response = answer(error.code or 500, [_sentence(error)])
     # Allow of a 405, WWW-Authenticate, Retry-After: all but what describes the old body.
     for name, value in error.get_headers():
@@ -72,12 +85,24 @@ def _http(error: HTTPException) -> Response:
     return response
 
 
+def _no_handshake() -> Response:
+    """Plain HTTP at the websocket's path, or a websocket's handshake at another path."""
+    if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket" and request.path != "/ws":
+        return answer(400, [f"There is no websocket at {request.path[:MAX_PATH]}. Open /ws."])
+    return answer(400, [PLAIN_HTTP])
+
+
 def _sentence(error: HTTPException) -> str:
+    where = f"Cannot {request.method} {request.path[:MAX_PATH]}"
     if isinstance(error, NotFound):
-        return f"Cannot {request.method} {request.path}"
+        near = routes.nearest_route(request.method, request.path)
+        return where if near is None else f"{where}. Did you mean {near}?"
     if isinstance(error, MethodNotAllowed):
-        allowed = ", ".join(sorted(error.valid_methods or ()))
-        return f"Cannot {request.method} {request.path}; allowed: {allowed}"
+        near = routes.nearest_route(request.method, request.path, same_method=True)
+        allowed = sorted(error.valid_methods or ())
+        use = " or ".join(each for each in allowed if each not in ("HEAD", "OPTIONS"))
+        advice = f"Use {use}." if near is None else f"Did you mean {near}?"
+        return f"{where}; allowed: {', '.join(allowed)}. {advice}"
     return error.description or error.name
 
 

@@ -7,15 +7,17 @@ answer says how far it came.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import MethodNotAllowed
 
-from evoflask import envelope, explain, traces
+from evoflask import configuration, envelope, explain, traces
 from evoflask.envelope import Event
 from evoflask.errors import (
     BadInput,
@@ -37,6 +39,9 @@ from evoflask.web.openapi.bodies import EMIT, EMIT_EXAMPLE
 
 bp = Blueprint("events", __name__)
 NDJSON = "application/x-ndjson"
+View = Callable[..., ResponseReturnValue]
+_VERBS = frozenset({"emit", "set"})
+"""`/event/<verb>/<instance>` that take POST alone."""
 
 
 @bp.post("/event/emit/<instance>")
@@ -76,7 +81,28 @@ def emit(instance: str) -> ResponseReturnValue:
     return _json(_row(accepted), 200 if accepted.duplicate else 202)
 
 
+def _or_wrong_method(view: View) -> View:
+    """Answer 405 where the path reads as `POST /event/emit/<instance>` with another method.
+
+    An instance may be called `emit`: its events are answered to the keys that may see them. All
+    other callers get 405 whether it exists or not.
+    """
+
+    @functools.wraps(view)
+    def guarded(instance: str, event_id: str) -> ResponseReturnValue:
+        try:
+            return view(instance=instance, event_id=event_id)
+        except (NotFound, Unauthorized) as error:
+            here = isinstance(error, NotFound) and configuration.find(instance) is not None
+            if instance not in _VERBS or here:
+                raise
+            raise MethodNotAllowed(valid_methods=["POST"]) from error
+
+    return guarded
+
+
 @bp.get("/event/<instance>/<path:event_id>", merge_slashes=False)
+@_or_wrong_method
 @instance_key
 @described(answers.Event)
 def get(instance: str, event_id: str) -> ResponseReturnValue:

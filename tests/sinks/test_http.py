@@ -11,6 +11,7 @@ import pytest
 
 from evoflask.dev.receiver import Receiver
 from evoflask.net.http import ForbiddenAddress, GuardedResolver, session
+from evoflask.sinks._http import translate
 
 LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"),)
 
@@ -73,3 +74,41 @@ def test_a_lookup_that_is_given_up_leaves_nothing_behind() -> None:
         return isinstance(result, asyncio.CancelledError)
 
     assert asyncio.run(run())
+
+
+def _told_by(server: str) -> str:
+    """Return the detail of an attempt by https at a server that speaks no TLS."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(64)
+        if server == "plain":
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def run() -> str:
+        async with await asyncio.start_server(answer, "127.0.0.1") as listening:
+            port = listening.sockets[0].getsockname()[1]
+            async with session(LOOPBACK, connect_timeout=60, limit=1) as client:
+                try:
+                    async with client.get(f"https://127.0.0.1:{port}/"):
+                        return ""
+                except aiohttp.ClientError as error:
+                    return translate(error, sent=False).detail
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("server", ["plain", "silent"])
+def test_tls_to_a_plain_port_says_so(server: str) -> None:
+    detail = _told_by(server)
+
+    if server == "plain":
+        assert detail.startswith("no TLS connection: ")
+        assert detail.endswith("the port may not speak TLS: try http:// instead of https://")
+    else:
+        assert detail  # the system decides whether a closed connection is an error of TLS
+
+
+def test_a_forbidden_address_names_the_setting() -> None:
+    assert "WEBHOOK_ALLOW_NETWORKS" in str(ForbiddenAddress("a.example", "private"))
+    assert "WEBHOOK_ALLOW_NETWORKS" not in str(ForbiddenAddress("a.example", "metadata service"))

@@ -289,7 +289,9 @@ def test_letters_are_requeued_onto_another_subscription(
 
     backlogs = [lane["backlog"] for lane in call("GET", "/lane").json["lanes"]]
     assert backlogs == [0, 5]
-    noted = [row for row in models.AuditLog.select() if row.by == "cli"]
+    noted = [
+        row for row in models.AuditLog.select().order_by(models.AuditLog.id) if row.by == "cli"
+    ]
     assert [row.facts.get("done") for row in noted] == [None, 4]
 
 
