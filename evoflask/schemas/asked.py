@@ -10,7 +10,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 from evoflask.errors import BadInput
 from evoflask.ids import EVENT_ID
-from evoflask.schemas.faults import load
+from evoflask.schemas.faults import load, sentence, unknown_field
 from evoflask.schemas.fields import (
     MAX_EVENTS,
     TOKEN,
@@ -24,7 +24,7 @@ from evoflask.schemas.fields import (
 )
 from evoflask.schemas.sinks import SINKS
 from evoflask.signing import KINDS
-from evoflask.spelling import shown
+from evoflask.spelling import nearest, shown
 
 
 class LanesQuery(Schema):
@@ -276,7 +276,15 @@ class InstancesQuery(Schema):
 
 
 def instances_query(query: Mapping[str, Any]) -> dict[str, Any]:
-    """`GET /instance/fetchInstances`: a name, an id or a number. Raises `BadInput`."""
+    """`GET /instance/fetchInstances`: a name, an id or a number. Raises `BadInput`.
+
+    Other words are ignored, as in Evolution API, unless they resemble one of these: all instances
+    would be answered to `?instancename=a`.
+    """
+    names = tuple(InstancesQuery().fields)
+    for given in list(query)[:100]:
+        if given not in names and nearest(given, names):
+            raise BadInput(sentence(shown(given), unknown_field(given, names)))
     return load(InstancesQuery(), query, "")
 
 

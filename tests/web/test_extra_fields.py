@@ -80,6 +80,7 @@ def test_a_misspelt_field_is_400_with_the_field_that_was_meant(
         ("POST", "/replay", {"instance": "a", "onto": "b", "id": ["x"]}, 'did you mean "ids"?'),
         ("POST", "/deadletter/requeue", {"instanc": "a"}, 'did you mean "instance"?'),
         ("GET", "/deadletter?instanceName=a", None, "instanceName: Unknown field"),
+        ("GET", "/instance/fetchInstances?instancename=a", None, 'did you mean "instanceName"?'),
         ("GET", "/lane?instnce=a", None, 'did you mean "instance"?'),
     ],
 )  # fmt: skip
@@ -158,6 +159,14 @@ def test_clients_of_evolution_api_go_on_setting_sinks_and_read_what_was_ignored(
     assert answer.status_code == 201
     assert answer.json.get("warnings", []) == warnings
     assert ("warnings" in answer.json) == bool(warnings)
+
+
+def test_foreign_words_in_the_query_of_fetch_instances_are_ignored(
+    call: Request, instance: str
+) -> None:
+    answer = call("GET", "/instance/fetchInstances?instanceName=a&_=1700000000")
+
+    assert [each["name"] for each in answer.json] == ["a"]
 
 
 def test_fields_beside_the_nested_object_count_too(call: Request, instance: str) -> None:
