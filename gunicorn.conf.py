@@ -10,9 +10,10 @@ from gunicorn.glogging import Logger
 from evoflask import collector, health, log, traces, vault
 from evoflask.errors import Misconfigured
 from evoflask.keyring import digest, given_key
+from evoflask.serving import files
 from evoflask.serving.arrival import Bounds
 from evoflask.serving.visitor import Patience, Rank
-from evoflask.serving.worker import PatientWorker, allow_files
+from evoflask.serving.worker import PatientWorker
 from evoflask.settings import Settings
 from evoflask.web import Parts
 
@@ -54,8 +55,8 @@ PatientWorker.patience = Patience(
 workers = _settings.web_concurrency
 # A socket keeps a thread as long as it lasts: those for requests are beside them.
 threads = _settings.threads
-worker_connections = _settings.web_connections + threads
-allow_files(worker_connections)
+_files = files.allow(_settings.web_connections + threads, _settings.websocket_max_clients)
+worker_connections = _files.connections
 graceful_timeout = _settings.grace_seconds
 timeout = 60
 keepalive = _settings.web_idle_seconds
@@ -85,6 +86,7 @@ def post_worker_init(worker: PatientWorker) -> None:
     parts = worker.wsgi.extensions["evoflask"]
     worker.identify = lambda apikey, authorization: _identify(parts, apikey, authorization)
     registry = worker.wsgi.extensions["evoflask.gateway"]
+    registry.limit_places(_files.sockets)
     registry.alive = lambda: worker.alive
     collector.tune()
     collector.give_back()

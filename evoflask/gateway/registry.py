@@ -105,6 +105,11 @@ class Registry:
             raise Unauthorized
         return Caller(sha256)
 
+    def limit_places(self, most: int) -> None:
+        """Lower the number of places, before the first is taken."""
+        with self._lock:
+            self._places = min(self._places, most)
+
     def take_place(self, caller: Caller) -> None:
         """Raises `Unavailable` where all are taken, `TooMany` where the token has its share. Each
         goes back by `give_place`."""

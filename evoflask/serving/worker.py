@@ -17,11 +17,12 @@ where a connection's requests follow one another at once and no other one waits 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
-import resource
 import selectors
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections import Counter
@@ -56,7 +57,11 @@ _LOOK: Final = 0.25
 _TELL: Final = 60.0
 """Seconds between two lines about those that were cut."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_OTHER_FILES: Final = 1_024
+_NO_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_ACCEPT_PAUSE: Final = 0.1
+"""Seconds without accepting, if no file is left and no connection can be closed."""
+_SPARE_FILES: Final = 8
+"""Connections closed at once when no file is left. Redis and the database need some, too."""
 _STALLED: Final = 1.0
 """Seconds after which an answer that is being sent may be cut for a request that waits."""
 
@@ -83,6 +88,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self.account = Account(buffer, max(buffer // 16, bounds.body + bounds.head))
         self.identify: Identify = _nobody
         self._turns: Turns[Visitor] = Turns(self.cfg.threads)
+        # gunicorn closes answered connections above its own count of idle ones. This worker has
+        # bounds of its own.
+        self.max_keepalived = sys.maxsize
+        self._paused_until = 0.0
         self._starving_since: float | None = None
         self._answering: dict[Visitor, None] = {}
         self._local = threading.local()
@@ -90,6 +99,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         """One for each thread that may hold a connection, and does not."""
         self._looked = self._told = time.monotonic()
         self._cut: Counter[str] = Counter()
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """gunicorn warns of a count of idle connections that this worker does not use."""
 
     def run(self) -> None:
         """gunicorn's loop, around an application whose answers count."""
@@ -99,7 +112,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """gunicorn would wake up for the end of what it keeps alive itself, and that is nothing
         here: while the process ends, a second more for each step of everybody's goodbye."""
-        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _LOOK))
+        if not self.alive:
+            timeout = min(timeout, _LOOK)
+        if time.monotonic() < self._paused_until:
+            timeout = min(timeout, _ACCEPT_PAUSE)
+        super().wait_for_and_dispatch_events(timeout)
 
     # -- coming ------------------------------------------------------------------------------
 
@@ -108,7 +125,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         for _ in range(_ACCEPTS):
             try:
                 sock, client = listener.accept()
-            except OSError:  # nobody any more, or somebody who left already
+            except OSError as error:  # none waits any more, or it has left already
+                if error.errno in _NO_FILES:
+                    self._free_files()
                 return
             self.nr_conns += 1
             conn = Visitor(self.cfg, sock, client, listener.getsockname())
@@ -116,6 +135,21 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             self._receive(conn)
             if self.nr_conns >= self.worker_connections and not self._make_room():
                 return
+
+    def _free_files(self) -> None:
+        """No file is left for a connection that waits. Close idle ones; if there are none, stop
+        accepting for a moment, because the listener stays readable."""
+        for _ in range(_SPARE_FILES):
+            if not self._make_room():
+                self._cut["not accepted, no file left"] += 1
+                self._paused_until = time.monotonic() + _ACCEPT_PAUSE
+                self.set_accept_enabled(False)
+                return
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """gunicorn asks for it in each round of its loop."""
+        if not enabled or time.monotonic() >= self._paused_until:
+            super().set_accept_enabled(enabled)
 
     def _receive(self, conn: Visitor) -> None:
         """It said something, or hung up."""
@@ -499,11 +533,3 @@ def _finish(conn: Visitor) -> bool:
 def _used_up(conn: Visitor) -> bool:
     """Whether the parser took all of the request: else it saw another end of it than we."""
     return conn.letterbox.empty and not conn.parser.unreader.buf.getvalue()
-
-
-def allow_files(connections: int) -> None:
-    """As many open files as that many connections and everything else need, as far as we may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(soft, connections + _OTHER_FILES)
-    enough = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))

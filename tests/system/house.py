@@ -186,6 +186,10 @@ class House:
         self.stop(kind, n)
         return self.start(kind, n)
 
+    def limit_files(self, kind: str, limit: int) -> None:
+        """Start processes of this kind with so many open files, from now on."""
+        self._procfile[kind] = ["prlimit", f"--nofile={limit}:{limit}", *self._procfile[kind]]
+
     def freeze(self, kind: str, n: int = 0) -> None:
         """SIGSTOP."""
         self.process(kind, n).send(signal.SIGSTOP)

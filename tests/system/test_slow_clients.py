@@ -259,6 +259,42 @@ def test_who_does_not_read_its_answer_is_cut(house: House) -> None:
         peer.sock.close()
 
 
+@pytest.mark.parametrize("limit", [128, 192])
+def test_idle_sockets_beyond_the_limit_of_open_files_keep_nobody_waiting(
+    make_house: MakeHouse, limit: int
+) -> None:
+    house = make_house(
+        web=0, workers=0, clock=False, web_threads=4, web_head_seconds=60, web_idle_seconds=60
+    )
+    house.limit_files("web", limit)
+    house.start("web")
+    house.client().create("a")
+
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(Peer(house))
+        kept.say(WHOLE)
+        assert kept.hear(b"}").startswith(b"HTTP/1.1 202 ")
+        idle = [stack.enter_context(Peer(house)) for _ in range(384)]
+        cpu, began = house.cpu("web"), time.monotonic()
+        beside = p99(house, 50)
+        used, passed = house.cpu("web") - cpu, time.monotonic() - began
+        left = sum(not peer.ended() for peer in idle)
+        kept.say(WHOLE)
+        assert kept.hear(b"}").startswith(b"HTTP/1.1 202 ")
+        stop = house.cpu("web")
+        time.sleep(2)  # nothing is asked: a main thread that spins would use all of it
+        idle_cpu = house.cpu("web") - stop
+
+    print(
+        f"{left} of 384 idle sockets stay; p99 {beside * 1000:.0f} ms; CPU {used:.2f} s of ", end=""
+    )
+    print(f"{passed:.2f}; {idle_cpu:.2f} s of 2 at rest")
+    assert 0 < left < limit
+    assert beside < 5
+    assert idle_cpu < 1
+    assert "The limit of open files is small" in house.output("web")
+
+
 MEGABYTES = 1_000_000
 
 
