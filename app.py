@@ -34,6 +34,7 @@ from evoflask.web import (
     sinks,
     subscriptions,
 )
+from evoflask.web.forwarded import Forwarded
 from evoflask.web.openapi import routes as documentation
 
 BLUEPRINTS = (
@@ -91,5 +92,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     dashboard.register(app, settings, keys, bells)
     gateway.register(app, settings, keys, door)
     cli.register(app)
+    app.wsgi_app = Forwarded(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     app.teardown_appcontext(lambda _: db.close())
     return app

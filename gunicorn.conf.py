@@ -59,6 +59,10 @@ _files = files.allow(_settings.web_connections + threads, _settings.websocket_ma
 worker_connections = _files.connections
 graceful_timeout = _settings.grace_seconds
 timeout = 60
+# Headers of a proxy are read by `evoflask.web.forwarded`, by TRUSTED_PROXIES. gunicorn would
+# believe any client on loopback.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 keepalive = _settings.web_idle_seconds
 # Heartbeats of the workers are writes to a file: not on a disk that may stall.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108

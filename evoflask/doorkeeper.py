@@ -145,7 +145,7 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
     """
     address = peer
     for named in reversed([each.strip() for each in forwarded_for.split(",")] if trusted else []):
-        if not _is_in(address, trusted) or _parse(named) is None:
+        if not is_in(address, trusted) or _parse(named) is None:
             break
         address = named
     parsed = _parse(address)
@@ -161,6 +161,7 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
+def is_in(address: str, networks: Sequence[Network]) -> bool:
+    """Return True if the address is in one of the networks. Text that is no address is in none."""
     parsed = _parse(address)
     return parsed is not None and any(parsed in network for network in networks)

@@ -285,8 +285,9 @@ class Settings:
         (),
         About(
             "TRUSTED_PROXIES",
-            "Networks whose `X-Forwarded-For` says whom a request is from, `10.0.0.0/8`; for "
-            "counting wrong keys. Behind a proxy that is not named all clients are one address.",
+            "Networks of the proxies in front, `10.0.0.0/8`. Only their `X-Forwarded-For`, "
+            "`-Proto`, `-Host` and `-Prefix` count: for the client's address, links, redirects and "
+            "`Secure` cookies. Behind a proxy that is not named all clients are one address.",
             networks,
             default="none",
         ),

@@ -210,6 +210,74 @@ def test_after_too_many_wrong_keys_the_right_one_still_opens_the_page(
     assert right.status_code == 303
 
 
+PROXY = {
+    "X-Forwarded-Proto": "http, https",
+    "X-Forwarded-Host": "evil.example, hooks.example",
+    "X-Forwarded-Prefix": "/evil, /evo/",
+    "X-Script-Name": "/other",
+    "Script-Name": "/other",
+}
+
+
+def behind(settings: Callable[..., Settings], trusted: str) -> FlaskClient:
+    networks = Settings.from_env({"TRUSTED_PROXIES": trusted}).trusted_proxies
+    return composition.create_app(settings(trusted_proxies=networks)).test_client()
+
+
+def test_behind_a_trusted_proxy_cookies_are_secure_and_links_have_its_prefix(
+    settings: Callable[..., Settings], application: Flask
+) -> None:
+    client = behind(settings, "127.0.0.0/8")
+
+    asked = client.get("/rq/", headers=PROXY)
+    form = client.get("/rq/login?next=/rq/", headers=PROXY)
+    entered = client.post("/rq/login?next=/rq/", data={"key": API_KEY}, headers=PROXY)
+    docs = client.get("/docs", headers={**PROXY, "apikey": API_KEY})
+    api = client.get("/openapi.json", headers={**PROXY, "apikey": API_KEY})
+    cookies = entered.headers.getlist("Set-Cookie")
+    page = client.get("/rq/", headers={**PROXY, "apikey": API_KEY})
+
+    assert asked.headers["Location"] == "/evo/rq/login?next=/rq/"
+    assert 'href="/evo/rq/static/css/bootstrap.min.css"' in form.text
+    assert entered.headers["Location"] == "/evo/rq/"
+    assert len(cookies) == 3
+    assert all("Secure" in each for each in cookies)
+    assert {re.findall(r"Path=([^;]+)", each)[0] for each in cookies} == {"/evo/rq/", "/evo/docs"}
+    assert "/evo/docs/page.css" in docs.text
+    assert api.json["servers"] == [{"url": "/evo"}]
+    assert not re.findall(r'(?:href|src)="/(?!evo/)[^"]', page.text)
+
+
+@pytest.mark.parametrize("trusted", ["", "10.0.0.0/8"])
+def test_from_any_other_peer_no_forwarding_header_is_obeyed(
+    settings: Callable[..., Settings], application: Flask, trusted: str
+) -> None:
+    client = behind(settings, trusted)
+
+    asked = client.get("/rq/", headers=PROXY)
+    entered = client.post("/rq/login", data={"key": API_KEY}, headers=PROXY)
+    api = client.get("/openapi.json", headers={**PROXY, "apikey": API_KEY})
+
+    assert asked.headers["Location"] == "/rq/login?next=/rq/"
+    assert entered.headers["Location"] == "/rq/"
+    assert not any("Secure" in each for each in entered.headers.getlist("Set-Cookie"))
+    assert api.json["servers"] == [{"url": "/"}]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["evo", "//evil.example", "/evo/../x", "/a b", "https://evil", "/x" * 300, "/%2e", "/"],
+)
+def test_a_prefix_that_is_no_path_is_ignored(
+    settings: Callable[..., Settings], application: Flask, prefix: str
+) -> None:
+    client = behind(settings, "127.0.0.0/8")
+
+    asked = client.get("/rq/", headers={"X-Forwarded-Prefix": prefix})
+
+    assert asked.headers["Location"] == "/rq/login?next=/rq/"
+
+
 def test_a_cookie_ends_with_its_time_and_with_the_key() -> None:
     keys = Keyring("a-key", [("more", "another-key")], [("eyes", "a-read-only-key")])
     ours = Sessions(keys, 100)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import orjson
-from flask import Blueprint, Response, current_app, send_file, url_for
+from flask import Blueprint, Response, current_app, request, send_file, url_for
 
 from evoflask.web.auth import some_key, unauthorized
 from evoflask.web.dashboard import session
@@ -72,4 +72,6 @@ def style() -> Response:
 
 
 def _json() -> Response:
-    return Response(orjson.dumps(document()), mimetype="application/json")
+    """With the prefix under which a proxy serves it."""
+    found = {**document(), "servers": [{"url": request.root_path or "/"}]}
+    return Response(orjson.dumps(found), mimetype="application/json")
