@@ -193,6 +193,8 @@ class World:
         self.drains = [Drain("a"), Drain("b")]
         self.serial = 0
         self.crashed = 0
+        self.trouble = self.luck.random() < 0.4
+        """Most attempts fail, and operators try again and again."""
         self.restored = 0
         """Tries before their dates that failed."""
         self.killers: set[str] = set()
@@ -410,7 +412,11 @@ class World:
         if lane is None:
             return
         what = self.luck.choice(["probe", "skip", "purge", "disable"])
-        if what == "probe":
+        if self.trouble and self.luck.random() < 0.8:
+            what = self.luck.choice(["probe", "probe", "change"])
+        if what == "change":
+            self.change(lane)
+        elif what == "probe":
             self.probe(lane)
         elif what == "skip":
             self.skip(lane)
@@ -418,6 +424,13 @@ class World:
             self.purge(lane)
         else:
             self.disable()
+
+    def change(self, lane: Lane) -> None:
+        """Other settings, of a lane that goes on."""
+        i = self.instances[lane.i]
+        i.revision += 1
+        lane.version += 1
+        assert self.push(i).discarded == {}
 
     def dates(self, lane: Lane) -> dict[str, float]:
         rows = self.redis.zrange(f"{PRE}waiting:{lane.s}", 0, -1, withscores=True)
@@ -553,7 +566,7 @@ class World:
     # -- drains ------------------------------------------------------------------------------
 
     def step_drain(self, drain: Drain, *, calm: bool = False) -> None:
-        if not drain.works or self.luck.random() < 0.3:
+        if not drain.works or self.luck.random() < (0.05 if self.trouble else 0.3):
             self.take(drain, calm)
             return
         s = self.luck.choice(sorted(drain.works))
@@ -649,6 +662,8 @@ class World:
     def outcome(self, item: Item, calm: bool) -> Ended:
         roll = 0.0 if calm else self.luck.random()
         attempt = item.tries + 1
+        if self.trouble and not calm:
+            roll = 0.55 + roll * 0.4
         if roll < 0.6:
             return Ended("d", item.member, attempt)
         if roll < 0.64:  # by settings that are no more
@@ -656,7 +671,8 @@ class World:
         if roll < 0.92 and item.early:
             return Ended("e", item.member, attempt, tried=item.early != "probe")
         if roll < 0.92:
-            return Ended("r", item.member, attempt, delay=self.luck.choice([0.5, 3.0, 90.0]))
+            delay = self.luck.choice([3.0, 90.0, 90.0] if self.trouble else [0.5, 3.0])
+            return Ended("r", item.member, attempt, delay=delay)
         return Ended("x", item.member, attempt, why='{"reason":"rejected"}')
 
     def renew(self, drain: Drain) -> None:
@@ -865,9 +881,11 @@ def run_schedule(client: redis.Redis, seed: int, steps: int = 150) -> World:
 
 
 def _run(world: World, seed: int, steps: int) -> World:
-    for step in range(steps):
+    for step in range(2 * steps if world.trouble else steps):
         roll = world.luck.random()
-        if roll < 0.22:
+        if world.trouble and world.luck.random() < 0.5:
+            world.step_drain(world.luck.choice(world.drains))
+        elif roll < 0.22:
             world.emit()
         elif roll < 0.30:
             world.chores()
@@ -879,7 +897,7 @@ def _run(world: World, seed: int, steps: int) -> World:
             world.requeue()
         elif roll < 0.38:
             world.replay()
-        elif roll < 0.41:
+        elif roll < (0.46 if world.trouble else 0.41):
             world.by_hand()
         elif roll < 0.50:
             world.pass_time()
