@@ -401,6 +401,13 @@ def timeout(house: House, client: Client, receiver: Receiver, instance: str, pat
     assert time.monotonic() - began < 15  # 30 by default
 
 
+def give_up_on(house: House, client: Client, receiver: Receiver, instance: str, path: str) -> None:
+    receiver.control(path=path, status=503)
+    subscribe(client, instance, receiver.url(path), giveUpOn=[503])
+    client.emit(instance, data=message(1))
+    assert (letter(client, instance)["reason"], len(at(receiver, path))) == ("rejected", 1)
+
+
 ENFORCED: dict[str, Seen] = {
     "enabled": enabled,
     "events": events,
@@ -413,6 +420,7 @@ ENFORCED: dict[str, Seen] = {
     "url": shows({}, lambda one: one.head.startswith("POST /url")),
     "headers": shows({"headers": {"X-Ours": "y"}}, lambda one: one.headers()["x-ours"] == "y"),
     "byEvents": shows({"byEvents": True}, lambda one: one.path == "/byEvents/messages_upsert"),
+    "giveUpOn": give_up_on,
     "base64": shows({"base64": True}, lambda one: '"data":"ey' in one.body),
     "secret": shows({"secret": SECRET}, lambda one: "webhook-signature" in one.headers()),
 }
