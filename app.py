@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = True  # pages have relative links
     auth.register(app)
     dashboard.register(app, settings, keys, bells)
-    gateway.register(app, settings, keys, door)
+    gateway.register(app, settings, keys, door, manager.reads)
     cli.register(app)
     app.wsgi_app = Forwarded(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     app.teardown_appcontext(lambda _: db.close())

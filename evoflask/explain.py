@@ -7,7 +7,7 @@ says any more is said not to be known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -84,8 +84,13 @@ class _Known:
     attempts: Sequence[DeliveryLog]
 
 
-def explain(outbox: Outbox, name: str, event_id: str) -> Explained:
-    """Raises `NotFound` for an instance that does not exist, and for an event of which nothing
+def explain(
+    outbox: Outbox, name: str, event_id: str, borrow: Callable[[int], None] = lambda _: None
+) -> Explained:
+    """Return what is known of an event. `borrow` is asked for the bytes of its body before they
+    are read, and may raise.
+
+    Raises `NotFound` for an instance that does not exist, and for an event of which nothing
     is known; `OutboxDown`, `DatabaseDown`."""
     state = configuration.get(name)
     instance = state.instance
@@ -96,14 +101,13 @@ def explain(outbox: Outbox, name: str, event_id: str) -> Explained:
     known = _Known(state, kept, letters, tried)
     if not (kept or letters or tried):
         raise _unknown(outbox, state, event_id)
-    whole = next((each for each in kept if each.data is not None), None)
     return Explained(
         id=event_id,
         event=_event(known),
         instance=name,
         at=_accepted(known),
-        body=None if whole is None else retained.body(name, event_id, whole),
         told=_told(outbox, known),
+        body=retained.body(outbox, instance, kept, borrow),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,9 +23,10 @@ from evoflask.errors import Conflict, NotFound, OutboxFull, TooFast, Unauthorize
 from evoflask.ids import OPERATOR
 from evoflask.log import Repeats
 from evoflask.ordering import Order
-from evoflask.outbox import Appended, Copies, Limits, NewEntry, Outbox, verbs
+from evoflask.outbox import Appended, Copies, Limits, NewEntry, Outbox, usage, verbs
 from evoflask.outbox.members import key_hash, key_of_its_own
 from evoflask.outbox.timetable import Timetable
+from evoflask.reading import Reads
 from evoflask.routing import Route, Rule
 from evoflask.settings import Settings
 
@@ -90,11 +92,13 @@ class EventManager:
         self._bells = bells
         self._routes = Routes()
         self._configuration = changes or Configuration(outbox, settings)
+        self.reads = Reads(settings.web_read_bytes)
         self.limits = limits_of(settings)
         self._unhurried = replace(self.limits, events_per_second=0)
         """For what was accepted before, and what we say ourselves."""
         self._silent = Repeats(log)
         self._copies = Copies(settings.redis_wait_replicas, settings.redis_wait_seconds)
+        self._users_words, self._users_until = "", 0.0
 
     # -- the seed's two verbs ----------------------------------------------------------------
 
@@ -243,10 +247,13 @@ class EventManager:
             requeue=requeue,
             name=route.name,
         )
-        if self._copies.replicas:
-            answer = self.outbox.run_copied(call, self._copies)
-        else:
-            answer = self.outbox.run_written(call)
+        try:
+            if self._copies.replicas:
+                answer = self.outbox.run_copied(call, self._copies)
+            else:
+                answer = self.outbox.run_written(call)
+        except OutboxFull as error:  # Redis refused the script itself
+            raise OutboxFull(f"{error}. {self._users()}".rstrip()) from error
         if answer.status == "limited":
             raise TooFast(
                 f"The instance's events come faster than {self.limits.events_per_second:g} a "
@@ -255,12 +262,24 @@ class EventManager:
             )
         if answer.status == "full":
             raise OutboxFull(
-                "The outbox is out of memory; nothing was accepted."
+                f"The outbox is out of memory; nothing was accepted. {self._users()}".rstrip()
                 if answer.full == "memory"
                 else "Memory is short, and more than a fair share of it waits for these "
                 "destinations; nothing was accepted."
             )
         return answer
+
+    def _users(self) -> str:
+        """Return who uses the memory, in words, or "" if Redis does not answer. Redis is asked
+        once a second at most."""
+        now = time.monotonic()
+        if now > self._users_until:
+            self._users_until = now + 1.0
+            try:
+                self._users_words = usage.sentence(usage.read(self.outbox, 1))
+            except Unavailable:
+                self._users_words = ""
+        return self._users_words
 
     def _catch_up(self, name: str, old: Route) -> Route | None:
         """The row is newer than the route, or than what Redis was told: mend either."""

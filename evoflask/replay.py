@@ -28,6 +28,8 @@ from evoflask.outbox.verbs import Scanned
 KIND = "replay"
 A_PAGE = 100
 """Events of one append."""
+READ_WAIT_SECONDS = 2.0
+"""How long a page waits for bytes that other reads hold."""
 COUNT_SECONDS = 2.0
 """How long events are counted before a replay begins."""
 
@@ -202,6 +204,11 @@ def _append(manager: EventManager, home: Instance, operation: Operation, page: S
     """A page of events, in one append; how many were still there."""
     if not page.rows:
         return 0
+    with manager.reads.lent(home.name, sum(row.size for row in page.rows), READ_WAIT_SECONDS):
+        return _append_now(manager, home, operation, page)
+
+
+def _append_now(manager: EventManager, home: Instance, operation: Operation, page: Scanned) -> int:
     read = entries.read(
         manager.outbox, home.partition, home.outbox, [row.entry for row in page.rows]
     )

@@ -9,7 +9,7 @@ lanes have what waits), and only then goes through what is retained from the new
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import orjson
 
 from evoflask import ids
 from evoflask.formats import Standard
+from evoflask.models import Instance
 from evoflask.outbox import Outbox, entries, verbs
 
 SKEW_MS: Final = 1_000
@@ -31,11 +32,15 @@ PAGES: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An entry that the outbox still has. `data` None: its body went while it was being read."""
+    """An entry that the outbox still has."""
 
     entry: str
     fields: Mapping[bytes, bytes]
-    data: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the event."""
+        return int(self.fields[b"size"])
 
     @property
     def at(self) -> float:
@@ -82,17 +87,30 @@ def find(
                 found.add(page.entry)
             at = page.more or (f"({page.entry}" if page.entry else "")
     newest = sorted(found, key=_order, reverse=True)
-    read = entries.read(outbox, partition, i, newest)
+    read = entries.fields(outbox, partition, i, newest)
     return [
-        Kept(entry, *each)
+        Kept(entry, each)
         for entry, each in zip(newest, read, strict=True)
-        if each is not None and each[0].get(b"id") == event_id.encode()
+        if each is not None and each.get(b"id") == event_id.encode()
     ]
 
 
-def body(name: str, event_id: str, kept: Kept) -> bytes:
-    """The event in the standard format, `data` to the byte, null where it is gone."""
-    return Standard(name).body(_event(kept.entry, kept.fields, kept.data or b"null"))
+def body(
+    outbox: Outbox, home: Instance, found: Sequence[Kept], borrow: Callable[[int], None]
+) -> bytes | None:
+    """Return the event in the standard format, `data` to the byte; None if no entry has it.
+
+    An event that was requeued has several entries with equal bodies, of which one is read.
+    `borrow` is asked for its bytes first, and may raise. Raises `OutboxDown`.
+    """
+    for kept in found:
+        data = kept.fields.get(b"data")
+        if data is None:
+            borrow(kept.size)
+            data = entries.body(outbox, home.partition, home.outbox, kept.entry)
+        if data is not None:
+            return Standard(home.name).body(_event(kept.entry, kept.fields, data))
+    return None
 
 
 def _order(entry: str) -> tuple[int, ...]:

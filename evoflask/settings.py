@@ -864,6 +864,17 @@ class Settings:
             "bytes",
         ),
     )
+    web_read_bytes: int = _field(
+        134_217_728,
+        About(
+            "WEB_READ_BYTES",
+            "Bytes of events above 64 kB that reads hold at once in each web worker process, until "
+            "their clients have them; a key or token has a quarter. One more read is answered 429 "
+            "or 503, a websocket's waits.",
+            whole(1_048_576, 1 << 40),
+            "bytes",
+        ),
+    )
     web_send_seconds: float = _field(
         30.0,
         About(

@@ -179,6 +179,16 @@ def _counted(column: Any, found: Any, *inner: Any) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def head(letter: int, instances: Sequence[int] | None = None) -> DeadLetter:
+    """Return an open letter without its body, as `get` does. Raises `NotFound`."""
+    with db.translate():
+        found = DeadLetter.select(*_SMALL).where(of(instances) & (DeadLetter.id == letter))
+        row: DeadLetter | None = found.first()
+    if row is None:
+        raise no_letter(letter)
+    return row
+
+
 def get(letter: int, instances: Sequence[int] | None = None) -> DeadLetter:
     """An open letter with its body, of these instances (None: of any). Raises `NotFound`."""
     with db.translate():

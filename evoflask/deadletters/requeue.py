@@ -24,7 +24,7 @@ from evoflask.deadletters.reading import (
     Filter,
     by_lane,
     count,
-    get,
+    head,
     is_open,
     matches,
     no_letter,
@@ -38,6 +38,8 @@ from evoflask.manager import EventManager
 from evoflask.models import DeadLetter, Instance, Operation, Subscription
 from evoflask.operations import Context, Piece
 
+READ_WAIT_SECONDS = 2.0
+"""How long a requeue waits for bytes that other reads hold."""
 LANES = 500
 """Lanes that one query names."""
 
@@ -56,14 +58,14 @@ def requeue(
     `EventManager.requeue` raises. After a `DatabaseDown` the event may be on its way again
     though the letter is open.
     """
-    row = get(letter, instances)
+    row = head(letter, instances)
     lane = row.lane if onto is None else target([row.instance_id], onto)["lane"]
     home = home_of(lane)
     if home is None:
         raise Conflict(f"The subscription of dead letter {letter} was deleted.")
-    if row.data is None:
+    if not row.size:
         raise Conflict(f"Dead letter {letter} has no body: its entry was missing.")
-    if not _append(manager, home.instance.name, lane, [letter]):
+    if not _append(manager, home.instance.name, lane, [letter], row.size):
         raise no_letter(letter)  # somebody else was faster
     return row
 
@@ -201,7 +203,8 @@ class Requeue:
             part = _fitting(work.manager, keys[: work.room - work.done])
             try:
                 ids = [key.id for key in part if key.size]
-                done = _append(work.manager, instance, work.onto or found.lane, ids)
+                size = sum(key.size for key in part)
+                done = _append(work.manager, instance, work.onto or found.lane, ids, size)
             except Conflict:
                 if work.onto:
                     raise
@@ -251,8 +254,14 @@ def _fitting(manager: EventManager, keys: Sequence[Key]) -> Sequence[Key]:
     return keys
 
 
-def _append(manager: EventManager, instance: str, lane: str, ids: Sequence[int]) -> int:
-    """Claim, append, mark; one append and a transaction on either side. How many."""
+def _append(manager: EventManager, instance: str, lane: str, ids: Sequence[int], size: int) -> int:
+    """Claim, append, mark; one append and a transaction on either side. How many. `size`: bytes
+    of their bodies. Raises `TooMany`, `Unavailable` where other reads hold too many."""
+    with manager.reads.lent(instance, size, READ_WAIT_SECONDS):
+        return _append_now(manager, instance, lane, ids)
+
+
+def _append_now(manager: EventManager, instance: str, lane: str, ids: Sequence[int]) -> int:
     run_id = manager.run_id()
     claim = f"{CLAIM}{random_id()}"
     mine = DeadLetter.requeued_run == claim

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 import redis
@@ -21,8 +22,9 @@ from evoflask.ids import random_id
 from evoflask.log import Repeats
 from evoflask.manager import EventManager
 from evoflask.mirror import Mirror
-from evoflask.outbox import Outbox, connect, totals, verbs
+from evoflask.outbox import Outbox, connect, totals, usage, verbs
 from evoflask.outbox.timetable import Lease, Timetable
+from evoflask.outbox.usage import Usage
 from evoflask.outbox.verbs import Backlog
 from evoflask.settings import Settings
 from evoflask.sinks import delivering
@@ -38,12 +40,15 @@ ROUNDS = 50
 LANES = 100
 """Lanes or instances that one chore looks at, a tick and partition."""
 RELIEF = 0.7
-"""Share of maxmemory above which retention gives way."""
+"""Share of the room that entries have, above which retention gives way."""
 SHORT = 0.78
-"""Share of maxmemory above which heavy lanes give way: before append, which adds its own size,
-begins to refuse them at 0.8, else they would be refused for ever just below it."""
+"""Share above which heavy lanes give way: before append, which adds its own size, begins to
+refuse them at 0.8. Else append would refuse them for ever just below it."""
 RELIEVED = 0.75
-"""Share of maxmemory at which they are left alone again."""
+"""Share at which lanes are left alone again."""
+LOOKS = 3
+"""Ticks in which memory must be short before anything gives way. Redis counts the buffers of a
+client once a second; until then they look like keys."""
 HEAVY = 32
 """Lanes that give way at once."""
 WRITING = 0.7
@@ -84,6 +89,8 @@ class Chores:
         self._ticks = Repeats(log)
         self._failures: dict[str, Repeats] = {}
         self._retired = 0.0
+        self._looks: deque[Usage] = deque(maxlen=LOOKS)
+        """Who used the memory in the last ticks."""
         self._done: list[str] = []
         """Chores that ended well and are not noted as done yet."""
         self._noted = 0.0
@@ -104,6 +111,7 @@ class Chores:
         self._do("ring", lambda: self._each(partitions, self._ring))
         self._do("push", self._push)
         self._do("expire", lambda: self._each(partitions, self._expire))
+        self._do("measure", self._measure)
         self._do("relieve", lambda: self._each(partitions, self._relieve))
         self._do("bury", lambda: self._each(partitions, self._bury))
         self._do("trim", lambda: self._each(partitions, self._trim))
@@ -225,17 +233,31 @@ class Chores:
             if not self._outbox.run(verbs.expire(partition, lane, limit, n=PIECE))[1]:
                 return
 
+    def _measure(self) -> None:
+        """Who uses the memory. Where it cannot be asked, nothing gives way."""
+        self._looks.append(Usage())
+        self._looks[-1] = self._usage()
+
+    def _usage(self) -> Usage:
+        return usage.read(self._outbox, self._settings.outbox_partitions)
+
+    def _is_short(self, share: float) -> bool:
+        """Our own entries exceed that share of their room, and did in the ticks before."""
+        return len(self._looks) == LOOKS and all(each.pressure >= share for each in self._looks)
+
     def _relieve(self, partition: int) -> None:
-        """Memory is short: the oldest of the heaviest lanes go to the letters, down to an
-        equal share of what has room. What gave way frees memory once its letter is written
-        and its entry has left retention: both are done before more gives way."""
-        if not self._timetable.excess(SHORT):
+        """Move the oldest of the heaviest lanes to the letters, down to an equal share of what
+        has room, where our own entries are what memory is short for.
+
+        What gave way frees memory once its letter is written and its entry has left retention.
+        Both are done before more gives way."""
+        if not (self._is_short(SHORT) and all(each.excess(SHORT) for each in self._looks)):
             return
         end = time.monotonic() + WRITING
-        while time.monotonic() < end and (excess := self._timetable.excess(RELIEVED)):
+        while time.monotonic() < end and (now := self._usage()).excess(RELIEVED):
             self._trim(partition)
             self._write_letters(partition, end)
-            heaviest = self._timetable.heaviest(partition, HEAVY, excess)
+            heaviest = self._timetable.heaviest(partition, HEAVY, now, RELIEVED)
             if not heaviest or time.monotonic() > end:
                 return
             for lane, weight, share in heaviest:
@@ -267,7 +289,7 @@ class Chores:
         s = self._settings
         entries, seconds = s.outbox_retain_entries, float(s.outbox_retain_seconds)
         instances = self._timetable.aged(partition, 0.0, LANES)
-        if self._timetable.memory_share() >= RELIEF:
+        if self._is_short(RELIEF):
             entries, seconds = 0, 0.0
             instances = self._timetable.aged(partition, s.outbox_retain_seconds, LANES * 10)
         for i in instances:

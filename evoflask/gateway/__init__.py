@@ -26,6 +26,7 @@ from evoflask.errors import HOW_TO_SEND_A_KEY, BadInput, Unauthorized
 from evoflask.gateway.connection import Connection, Limits
 from evoflask.gateway.registry import Caller, Registry
 from evoflask.keyring import Keyring, digest, given_key
+from evoflask.reading import Reads
 from evoflask.settings import Settings
 
 
@@ -49,9 +50,11 @@ class UpgradeRequired(HTTPException):
         return [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")]
 
 
-def register(app: Flask, settings: Settings, keys: Keyring, door: Doorkeeper) -> Registry:
+def register(
+    app: Flask, settings: Settings, keys: Keyring, door: Doorkeeper, reads: Reads
+) -> Registry:
     """Puts `GET /ws` into the application. Connects to nothing."""
-    registry = Registry(settings, keys)
+    registry = Registry(settings, keys, reads)
     bp = Blueprint("gateway", __name__)
     sock = Sock()
     app.config["SOCK_SERVER_OPTIONS"] = {"thread_class": _NoThread}

@@ -91,6 +91,11 @@ class Connection:
         """Whether more may be sent."""
         return len(self._out) < self._limits.queue and self._size < self._limits.queue_bytes
 
+    @property
+    def drained(self) -> bool:
+        """Whether all that was sent is in the kernel's hands."""
+        return not self._out
+
     def wake(self) -> None:
         """From any thread: `step` returns soon."""
         with self._ringing:

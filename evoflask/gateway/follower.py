@@ -13,6 +13,7 @@ import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import NamedTuple, Protocol
 
 from evoflask.gateway import protocol
@@ -157,6 +158,8 @@ class AllRing:
             begin = self.end - len(self._frames)
             start = max(at, begin)
             frames = self._frames[start - begin : start - begin + PIECE]
+            sizes = accumulate(map(len, frames))
+            frames = frames[: 1 + sum(size <= RING_BYTES for size in islice(sizes, 1, None))]
             return frames, start + len(frames), start - at
 
 

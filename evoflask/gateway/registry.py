@@ -26,6 +26,7 @@ from evoflask.gateway.sessions import Session
 from evoflask.keyring import Keyring
 from evoflask.log import Repeats
 from evoflask.outbox.feed import Feed
+from evoflask.reading import Reads
 from evoflask.routing import Route
 from evoflask.settings import Settings
 
@@ -69,8 +70,9 @@ class Caller:
 class Registry:
     """Connects to nothing, and starts no thread, before the first socket: gunicorn forks."""
 
-    def __init__(self, settings: Settings, keys: Keyring) -> None:
+    def __init__(self, settings: Settings, keys: Keyring, reads: Reads) -> None:
         self._keys = keys
+        self._reads = reads
         self._limits = Limits(
             queue=settings.websocket_queue,
             queue_bytes=settings.websocket_queue_bytes,
@@ -140,7 +142,12 @@ class Registry:
         """A socket from its first frame to its last."""
         connection = connect(self._limits)
         session = Session(
-            connection, self._feed, self._follower, caller.read_route, global_=caller.global_
+            connection,
+            self._feed,
+            self._follower,
+            caller.read_route,
+            self._reads.loan(caller.token_sha256),
+            global_=caller.global_,
         )
         began = time.monotonic()
         end = Closed(1011, "something went wrong here")

@@ -9,6 +9,7 @@ and told: a `gap` says how many.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from evoflask.gateway.connection import Closed, Connection
 from evoflask.gateway.follower import Channel, Follower, Item
 from evoflask.gateway.protocol import ALL, Cursor, Fault, Join, Leave
 from evoflask.outbox.feed import Feed, Position, before
+from evoflask.reading import SMALL, Loan
 from evoflask.routing import Route
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ PAGE: Final = 64
 """Entries that a session reads of an outbox at once."""
 AGAIN: Final = 1.0
 """Seconds until an outbox that could not be read is read again."""
+
+ROOM_AGAIN: Final = 0.4
+"""Seconds at most until a socket asks again for the bytes of a large event."""
 
 TRIMMED: Final = "they left retention"
 SET_BACK: Final = "the outbox lost its end"
@@ -68,6 +73,7 @@ class Session:
         feed: Feed,
         follower: Follower,
         read_route: ReadRoute,
+        loan: Loan,
         *,
         global_: bool,
     ) -> None:
@@ -75,6 +81,7 @@ class Session:
         self._feed = feed
         self._follower = follower
         self._read_route = read_route
+        self._loan = loan
         self._global = global_
         self._joined: dict[str, Joined] = {}
         self._all: int | None = None
@@ -91,9 +98,13 @@ class Session:
                     self._obey(protocol.parse(words))
                 while self._notices:
                     self._notices.popleft()(self)
+                if self._loan.held and self._connection.drained:
+                    self._loan.give()
+                    self._not_before = 0.0
         except Closed as end:
             return end
         finally:
+            self._loan.give()
             for joined in self._joined.values():
                 self._follower.leave(self, joined.channel)
             self._follower.leave_all(self)
@@ -213,7 +224,13 @@ class Session:
             return False
         if not self._connection.room:
             return True
-        frames, self._all, lost = self._follower.all.after(self._all)
+        if time.monotonic() < self._not_before:
+            return False
+        frames, end, lost = self._follower.all.after(self._all)
+        if not self._loan.borrow(sum(len(frame) for frame in frames if len(frame) > SMALL)):
+            self._wait()
+            return False
+        self._all = end
         if lost:
             reason = "you read too slowly for all of it"
             self._connection.send(protocol.gap(ALL, None, lost, reason, None))
@@ -240,7 +257,8 @@ class Session:
     def _read(self, joined: Joined, turn: int, last: Position) -> bool:
         """A page of the outbox; whether there is more."""
         cursor = joined.cursor
-        page = self._feed.page(joined.route.partition, joined.route.outbox, joined.at, PAGE)
+        route = joined.route
+        page = self._feed.page(route.partition, route.outbox, joined.at, PAGE, self._loan.borrow)
         if joined.numbered and cursor.number > page.number:
             tail = self._feed.tail(joined.route.partition, joined.route.outbox)
             joined.cursor = Cursor(cursor.outbox, tail.last, tail.number)
@@ -251,6 +269,9 @@ class Session:
         self._send(joined, [Item(e.id, e.number, writer.event(e)) for e in page.entries])
         if page.last is not None:
             joined.at = page.last
+        if page.short:
+            self._wait()
+            return False
         if page.end:
             # All that the feed had told of when it was read is sent, or gone.
             joined.at, joined.turn = max(joined.at, last), turn
@@ -260,6 +281,10 @@ class Session:
                     self._tell_gap(joined, end)
                 joined.cursor, joined.numbered = end, True
         return not page.end
+
+    def _wait(self) -> None:
+        """Other reads hold the bytes that the next message needs, or this socket does."""
+        self._not_before = time.monotonic() + random.uniform(0.5, 1.0) * ROOM_AGAIN
 
     def _send(self, joined: Joined, items: Sequence[Item]) -> None:
         for item in items:

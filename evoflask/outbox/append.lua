@@ -5,6 +5,7 @@
 --   prints:<i>    hash    their fingerprints
 --   waiting:<s>   zset    + members                     lane:<s>         hash    books, date
 --   due:<sink>    zset    dates                         weight, weighing, oldest:<sink>, totals, aging
+--   stored, storing       bytes of the outbox, of all
 --   awake:<sink>, rung:<sink>  strings                  wake:<sink>      channel
 --   feed, fed     stream, string  + one line, where websockets get something of this call
 --
@@ -66,24 +67,22 @@ for a = HEAD + 1, #ARGV, STEP do
   end
 end
 
--- Memory: above the soft share the heavy lanes are refused, above the hard one all.
-if wanted then
-  local info = call('INFO', 'memory')
-  local max = tonumber(string.match(info, 'maxmemory:(%d+)'))
-  if max > 0 then
-    local used = tonumber(string.match(info, 'used_memory:(%d+)')) + bytes
-    if used > max * tonumber(ARGV[12]) then return { 'full', 'memory' } end
-    local excess = used - max * tonumber(ARGV[11])
-    if excess > 0 then
-      -- An equal share of what has room, not of what waits: lanes that all weigh the same
-      -- would else take turns in being below it, up to the hard share.
-      local total = tonumber(call('GET', P .. 'weighing') or 0)
-      local room = math.max(total - excess, total / 2)
-      local count = call('ZCARD', P .. 'weight')
-      for _, s in ipairs(order) do
-        local w = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
-        if w > 0 and w * count >= room then return { 'full', 'share' } end
-      end
+-- Memory: above the soft share of the room heavy lanes are refused, above the hard one all are.
+local short = wanted and pressure(bytes, tonumber(ARGV[11]))
+if short then
+  local ours, room, full = unpack(short)
+  if full or ours > room * tonumber(ARGV[12]) then return { 'full', 'memory' } end
+  local excess = ours - room * tonumber(ARGV[11])
+  local total = tonumber(call('GET', P .. 'weighing') or 0)
+  -- Where all lanes weigh less than the excess, refusing them frees nothing.
+  if excess > 0 and total >= excess then
+    -- An equal share of what has room, not of what waits: lanes that all weigh the same
+    -- would else take turns in being below it, up to the hard share.
+    local count = call('ZCARD', P .. 'weight')
+    local share = math.max(math.max(total - excess, total / 2) / count, least(room, count))
+    for _, s in ipairs(order) do
+      local w = tonumber(call('ZSCORE', P .. 'weight', s) or 0)
+      if w > 0 and w >= share then return { 'full', 'share' } end
     end
   end
 end
@@ -105,7 +104,7 @@ local function print_of(id)
   return at % 1 == HALF and call('HGET', prints, id) or ''
 end
 
-local duplicates, conflicts, kept, accepted = {}, {}, 0, 0
+local duplicates, conflicts, kept, accepted, added = {}, {}, 0, 0, 0
 local numbered, told, first, last = tonumber(c[4] or 0), 0, nil, nil
 for a = HEAD + 1, #ARGV, STEP do
   local id, given, event, meta, data, size, to, ws, mark = unpack(ARGV, a, a + 8)
@@ -121,13 +120,17 @@ for a = HEAD + 1, #ARGV, STEP do
       numbered, told = numbered + 1, told + 1
       number = numbered
     end
+    -- About what it takes of Redis: a lane's member names the entry in some 30 bytes of `to`.
+    local weight = tonumber(size) + ENTRY_BYTES + MEMBER_BYTES * math.ceil(#to / 40)
+    added = added + weight
     if #data > inline then
       entry = call('XADD', P .. 'outbox:' .. i, '*', 'id', id, 'event', event, 'to', to,
-        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'ws', number)
+        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'ws', number, 'w', weight)
       call('SET', P .. 'body:' .. i .. ':' .. entry, data)
     else
       entry = call('XADD', P .. 'outbox:' .. i, '*', 'id', id, 'event', event, 'to', to,
-        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'ws', number, 'data', data)
+        'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'ws', number, 'w', weight,
+        'data', data)
     end
     if kept == 0 then call('ZADD', P .. 'aging', 'NX', NOW + tonumber(ARGV[10]), i) end
     kept = kept + 1
@@ -197,7 +200,9 @@ if kept > 0 then
   local over = call('HINCRBY', P .. 'config:' .. i, 'kept', kept) - tonumber(ARGV[9])
   local ages = tonumber(call('ZSCORE', P .. 'aging', i) or NOW + 1)
   if over > 0 or ages <= NOW then
-    trim(i, tonumber(ARGV[9]), tonumber(ARGV[10]), math.min(kept + 8, 128))
+    trim(i, tonumber(ARGV[9]), tonumber(ARGV[10]), math.min(kept + 8, 128), added)
+  else
+    store(i, added)
   end
 end
 if #marks > 0 and seen_ms > 0 then

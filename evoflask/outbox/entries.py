@@ -84,6 +84,30 @@ def _dying(member: str, kept: str, entry: tuple[dict[bytes, bytes], bytes | None
     )
 
 
+def fields(
+    outbox: Outbox, partition: int, i: str, members: Sequence[str]
+) -> list[dict[bytes, bytes] | None]:
+    """Fields of entries, by members of a lane, with `data` where it is not kept beside its
+    entry; None: the entry is gone."""
+    stream = keys.outbox(partition, i)
+
+    def fetch(r: Any) -> list[Any]:
+        pipe = r.pipeline(transaction=False)
+        for member in members:
+            entry = entry_of(member)
+            pipe.xrange(stream, entry, entry)
+        found: list[Any] = pipe.execute()
+        return found
+
+    return [row[0][1] if row else None for row in outbox.ask(fetch)]
+
+
+def body(outbox: Outbox, partition: int, i: str, entry: str) -> bytes | None:
+    """The data that is kept beside an entry; None: it is gone."""
+    found: Any = outbox.ask(lambda r: r.get(keys.body(partition, i, entry)))
+    return None if found is None else bytes(found)
+
+
 def read(
     outbox: Outbox, partition: int, i: str, members: Sequence[str]
 ) -> list[tuple[dict[bytes, bytes], bytes | None] | None]:

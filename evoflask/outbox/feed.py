@@ -7,7 +7,7 @@ missed entries sees it by theirs (`Entry.number`), whatever took them away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -93,6 +93,8 @@ class Page:
     """How many entries websockets got of this outbox by the time it was read."""
     end: bool
     """Nothing lay behind it then."""
+    short: bool = False
+    """It ends before a body that the caller has no room for."""
 
 
 class Feed:
@@ -159,8 +161,16 @@ class Feed:
             for (partition, i, _, _), each in zip(wanted, rows, strict=True)
         ]
 
-    def page(self, partition: int, i: str, after: Position, n: int) -> Page:
-        """At most `n` entries after a position."""
+    def page(
+        self,
+        partition: int,
+        i: str,
+        after: Position,
+        n: int,
+        borrow: Callable[[int], bool] = lambda _: True,
+    ) -> Page:
+        """At most `n` entries after a position. `borrow` is asked once for the bytes of the large
+        bodies. Where it refuses, the page ends before the first of them."""
 
         def fetch(r: Any) -> Any:
             # The counter first: what it counts is in the range that is read after it, or gone.
@@ -171,10 +181,14 @@ class Feed:
 
         number, rows = self._outbox.ask(fetch)
         piece = rows[: _bounded([int(fields[b"size"]) for _, fields in rows])]
+        large = [(k, int(f[b"size"])) for k, (_, f) in enumerate(piece) if _is_beside(f)]
+        short = bool(large) and not borrow(sum(size for _, size in large))
+        if short:
+            piece = piece[: large[0][0]]
         entries = self._entries(partition, i, piece)
         last = position(piece[-1][0].decode()) if piece else None
         end = len(rows) < n and len(piece) == len(rows)
-        return Page(entries, last, int(number or 0), end)
+        return Page(entries, last, int(number or 0), end, short)
 
     def tail(self, partition: int, i: str) -> Tail:
         """The end of an outbox, all of it of one moment."""
@@ -249,6 +263,11 @@ def _bounded(sizes: Sequence[int]) -> int:
         if n and total > PAGE_BYTES:
             return n
     return len(sizes)
+
+
+def _is_beside(fields: dict[bytes, bytes]) -> bool:
+    """Whether a websocket gets the entry, and its body is kept beside it."""
+    return bool(fields.get(b"ws")) and b"data" not in fields
 
 
 def _entry(id_: str, fields: dict[bytes, bytes], data: bytes) -> Entry:

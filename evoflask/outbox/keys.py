@@ -5,7 +5,7 @@
 are milliseconds of Redis' clock, as stream ids are.
 
     key                        type     holds
-    evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, ws, data
+    evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, ws, w, data
     evo:{pN}:body:<i>:<entry>  string   data above INLINE_BODY_BYTES; goes with its entry
     evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept, ws, paid, or gone
     evo:{pN}:seen:<i>          zset     caller-given ids by when they were accepted; half a
@@ -24,6 +24,8 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:oldest:<sink>     zset     lanes by the age of their oldest entry
     evo:{pN}:weight            zset     lanes by bytes waiting
     evo:{pN}:weighing          string   the sum of weight
+    evo:{pN}:stored            zset     instances by bytes of the entries on their outbox
+    evo:{pN}:storing           string   the sum of stored
     evo:{pN}:over              set      lanes beyond a limit of entries or bytes
     evo:{pN}:aging             zset     instances by when their oldest retained entry leaves
     evo:{pN}:gone:<s>:waiting  zset     a destroyed lane, until it is swept

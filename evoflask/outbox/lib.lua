@@ -17,6 +17,10 @@ local QUARANTINE = 3 -- holds lost in a row, after which a lane runs alone
 -- What retention leaves to an instance with websockets, however short memory is: the web
 -- process reads an entry some milliseconds after it was appended.
 local FLOOR, FLOOR_MS = 8, 2000
+-- About what Redis takes for an entry beside its bytes, and for each lane that has it.
+local ENTRY_BYTES, MEMBER_BYTES = 64, 160
+-- A lane of fewer bytes gives no way and is not refused, unless there are very many lanes.
+local LANE_BYTES = 65536
 
 -- On a full Redis a script whose first write frees memory runs through, and one whose first
 -- write takes memory is refused. Verbs that must always work begin with this.
@@ -50,16 +54,55 @@ local function book(s, sink, what, n)
   end
 end
 
--- Answers what the lane weighs now; nil where nothing was to be weighed.
-local function weigh(s, bytes)
-  if bytes == 0 then return end
-  local left = tonumber(call('ZINCRBY', P .. 'weight', bytes, s))
-  call('INCRBY', P .. 'weighing', bytes)
+-- Add bytes to a member of a zset and to the sum of all members. Answers what the member has now.
+local function tally(zset, sum, member, bytes)
+  local left = tonumber(call('ZINCRBY', P .. zset, bytes, member))
+  call('INCRBY', P .. sum, bytes)
   if left <= 0 then
-    call('ZREM', P .. 'weight', s)
-    if left < 0 then call('INCRBY', P .. 'weighing', -left) end
+    call('ZREM', P .. zset, member)
+    if left < 0 then call('INCRBY', P .. sum, -left) end
   end
   return left
+end
+
+-- Answers what the lane weighs now; nil where nothing was to be weighed.
+local function weigh(s, bytes)
+  if bytes ~= 0 then return tally('weight', 'weighing', s, bytes) end
+end
+
+-- Count the bytes of an outbox' entries, each as its field `w` says. An entry without it, of an
+-- older release, is not counted.
+local function store(i, bytes)
+  if bytes ~= 0 then tally('stored', 'storing', i, bytes) end
+end
+
+-- Nothing is on the outbox any more: forget what older releases took off without counting.
+local function store_nothing(i)
+  store(i, -tonumber(call('ZSCORE', P .. 'stored', i) or 0))
+end
+
+-- What each of so many lanes may weigh however short memory is.
+local function least(room, count)
+  return math.min(LANE_BYTES, room / 2 / math.max(count, 1))
+end
+
+-- Answers {ours, room, full}, or nil where less than `share` of maxmemory is used.
+--
+-- `ours`: bytes of our entries and of an empty Redis. `room`: what they may have, maxmemory
+-- without the keys of others. Clients' output buffers come and go, so they take no room; `full`
+-- says that Redis refuses writes by its own count, in which they are. `bytes`: what is to be added.
+local function pressure(bytes, share)
+  local info = call('INFO', 'memory')
+  local function said(name) return tonumber(string.match(info, name .. ':(%d+)')) or 0 end
+  local max, used = said('maxmemory'), said('used_memory') + bytes
+  if max == 0 or used <= max * share then return nil end
+  local counted = used - said('mem_not_counted_for_evict')
+  local keys = math.max(counted - said('mem_clients_normal'), 0)
+  local entries = math.max(tonumber(call('GET', P .. 'storing') or 0),
+    tonumber(call('GET', P .. 'weighing') or 0)) + bytes
+  local own = said('used_memory_startup') + said('used_memory_scripts')
+  local ours = math.min(entries + own, keys)
+  return { ours, max - (keys - ours), counted > max }
 end
 
 -- The one function that gives a lane's date: ms, or nil when nobody need look at it.
@@ -129,15 +172,17 @@ local function has(to, id, size)
   return false
 end
 
-local function erase(i, id)
-  call('XDEL', P .. 'outbox:' .. i, id)
-  call('DEL', P .. 'body:' .. i .. ':' .. id)
-end
-
 local function field(row, name)
   for n = 1, #row, 2 do
     if row[n] == name then return row[n + 1] end
   end
+end
+
+-- Answers the bytes that were counted for it, which the caller takes off by `store`.
+local function erase(i, id, fields)
+  call('XDEL', P .. 'outbox:' .. i, id)
+  call('DEL', P .. 'body:' .. i .. ':' .. id)
+  return tonumber(field(fields, 'w') or 0)
 end
 
 -- After members left a lane for good: delete those entries that are past retention, up to
@@ -145,27 +190,30 @@ end
 local function release(i, members, edge)
   if not edge then return end
   edge = padded(edge)
+  local freed = 0
   for _, member in ipairs(members) do
     if string.sub(member, 1, 24) <= edge then
       local id = entry_of(member)
       local rows = call('XRANGE', P .. 'outbox:' .. i, id, id)
       if rows[1] and not has(field(rows[1][2], 'to'), id, size_of(member)) then
-        erase(i, id)
+        freed = freed + erase(i, id, rows[1][2])
       end
     end
   end
+  store(i, -freed)
 end
 
 -- Move the edge of retention over at most `n` entries, each deleted unless a lane has it.
 -- `ws` counts what websockets got of this instance, where it has any.
+-- `added`: bytes that were put on the outbox and are not counted yet.
 -- Answers how many it moved over, and whether more are past retention.
-local function trim(i, retain, age, n)
+local function trim(i, retain, age, n, added)
   local config = P .. 'config:' .. i
   local c = call('HMGET', config, 'edge', 'kept', 'ws')
   local edge, kept = c[1] or '0-0', tonumber(c[2] or 0)
   if c[3] then retain, age = math.max(retain, FLOOR), math.max(age, FLOOR_MS) end
   local rows = call('XRANGE', P .. 'outbox:' .. i, '(' .. edge, '+', 'COUNT', n + 1)
-  local moved = 0
+  local moved, freed = 0, 0
   local nxt
   for _, row in ipairs(rows) do
     local ms = tonumber(string.match(row[1], '^%d+'))
@@ -174,13 +222,17 @@ local function trim(i, retain, age, n)
       break
     end
     edge, kept, moved = row[1], kept - 1, moved + 1
-    if not has(field(row[2], 'to'), row[1], field(row[2], 'size')) then erase(i, row[1]) end
+    if not has(field(row[2], 'to'), row[1], field(row[2], 'size')) then
+      freed = freed + erase(i, row[1], row[2])
+    end
   end
+  store(i, added - freed)
   if moved > 0 then call('HSET', config, 'edge', edge, 'kept', kept) end
   if nxt then
     call('ZADD', P .. 'aging', nxt + age, i)
   else
     call('ZREM', P .. 'aging', i)
+    if call('XLEN', P .. 'outbox:' .. i) == 0 then store_nothing(i) end
   end
   return moved, nxt ~= nil and moved == n
 end

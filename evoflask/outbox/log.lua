@@ -7,19 +7,17 @@
 -- Redis: the log is what gives way.
 --
 -- ARGV: name, attempts in it, packed, attempts that the drain dropped before, batches at most,
--- bytes at most, share of maxmemory. Answers 1, or 0: it was dropped.
+-- bytes at most, share of the room that entries have. Answers 1, or 0: it was dropped.
 
 local name, n, packed = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 if tonumber(ARGV[4]) > 0 then
   call('HINCRBY', P .. 'totals', 'attempts:dropped:drain', ARGV[4])
 end
 if n == 0 then return 1 end
-local info = call('INFO', 'memory')
-local max = tonumber(string.match(info, 'maxmemory:(%d+)'))
-local used = tonumber(string.match(info, 'used_memory:(%d+)'))
+local short = pressure(#packed, tonumber(ARGV[7]))
 if call('XLEN', P .. 'attempts') >= tonumber(ARGV[5])
   or tonumber(call('GET', P .. 'logging') or 0) + #packed > tonumber(ARGV[6])
-  or (max > 0 and used + #packed > max * tonumber(ARGV[7])) then
+  or (short and (short[3] or short[1] > short[2] * tonumber(ARGV[7]))) then
   call('HINCRBY', P .. 'totals', 'attempts:dropped:redis', n)
   return 0
 end

@@ -1,7 +1,7 @@
 -- sweep: clear away, a bounded piece at a time, what was set aside.
 --
 --   sweep  set of `<i> gone:<s>:waiting` | `<i> gone:<s>:dying` | `<i> outbox`
---   outbox:<i>  stream, body:<i>:<e>  - entries that nobody has any more
+--   outbox:<i>  stream, body:<i>:<e>  - entries that nobody has any more     stored, storing
 --
 -- Atomic because an entry that leaves its last lane past retention must be deleted then.
 --
@@ -16,10 +16,12 @@ local members = {}
 local edge = call('HGET', P .. 'config:' .. i, 'edge')
 if part == 'outbox' then
   local rows = call('XRANGE', P .. 'outbox:' .. i, '-', '+', 'COUNT', math.min(n, 100))
+  local freed = 0
   for _, row in ipairs(rows) do
-    erase(i, row[1])
+    freed = freed + erase(i, row[1], row[2])
     members[#members + 1] = row[1]
   end
+  store(i, -freed)
 elseif string.find(part, ':waiting$') then
   members = call('ZRANGE', P .. part, 0, n - 1)
   if #members > 0 then call('ZREM', P .. part, unpack(members)) end
@@ -31,6 +33,7 @@ else
 end
 if #members == 0 then
   call('DEL', P .. (part == 'outbox' and 'outbox:' .. i or part))
+  if part == 'outbox' then store_nothing(i) end
   call('SREM', P .. 'sweep', what)
 end
 return math.max(#members, 1)

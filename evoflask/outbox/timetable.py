@@ -10,6 +10,7 @@ from typing import Any
 
 from evoflask.outbox import keys
 from evoflask.outbox.client import Outbox
+from evoflask.outbox.usage import Usage
 
 TOLD = b"told"
 SEEN = b"seen"
@@ -97,20 +98,6 @@ class Timetable:
         waiting = enabled == "1" and (status != "ok" or int(pending or 0) > 1)
         return Persisted(self.run_id(), not waiting)
 
-    def memory_share(self) -> float:
-        """Used share of maxmemory; 0 where there is no limit."""
-        used, limit = self._memory()
-        return used / limit if limit else 0.0
-
-    def excess(self, share: float) -> int:
-        """Bytes in use beyond that share of maxmemory; 0 where there is no limit."""
-        used, limit = self._memory()
-        return max(0, used - int(limit * share)) if limit else 0
-
-    def _memory(self) -> tuple[int, int]:
-        used, limit = self._info("memory", "used_memory", "maxmemory")
-        return int(used), int(limit or 0)
-
     def _info(self, section: str, *names: str) -> list[str]:
         """What Redis says of itself; empty where it does not say that."""
         said: Any = self._outbox.ask(lambda r: r.eval(_INFO, 0, section))
@@ -186,16 +173,21 @@ class Timetable:
             for p in self._outbox.partitions(0)
         )
 
-    def heaviest(self, partition: int, n: int, excess: int) -> list[tuple[str, int, int]]:
+    def heaviest(
+        self, partition: int, n: int, usage: Usage, share: float
+    ) -> list[tuple[str, int, int]]:
         """(lane, bytes waiting, its share), heaviest first; only lanes that weigh more than
-        their share: an equal one of what waits without those `excess` bytes, which is at
-        least half of it."""
+        their share: an equal one of what waits without the excess, which is at least half of
+        what waits, and never less than `Usage.least`."""
         key = keys.of(partition, "weight")
         rows: Any = self._outbox.ask(lambda r: r.zrevrange(key, 0, n - 1, withscores=True))
-        count: Any = self._outbox.ask(lambda r: r.zcard(key))
+        count = int(self._outbox.ask(lambda r: r.zcard(key)))
         total = int(self._outbox.ask(lambda r: r.get(keys.of(partition, "weighing"))) or 0)
-        share = max(total - excess, total // 2) // max(1, int(count))
-        return [(lane.decode(), int(w), share) for lane, w in rows if w > share]
+        # The excess is of all partitions.
+        excess = usage.excess(share) * total // max(1, usage.waiting)
+        equal = max(total - excess, total // 2) // max(1, count)
+        most = max(equal, usage.least(count))
+        return [(lane.decode(), int(w), most) for lane, w in rows if w > most]
 
     def _range(self, key: str, until: float, n: int) -> list[str]:
         rows: Any = self._outbox.ask(lambda r: r.zrangebyscore(key, "-inf", until, start=0, num=n))

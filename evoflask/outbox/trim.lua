@@ -1,7 +1,7 @@
 -- trim: move the edge of an instance's retention by a bounded number of entries.
 --
 --   config:<i>  hash  edge, kept      outbox:<i>  stream  - entries      body:<i>:<e>  string
---   waiting:<s>, dying:<s>  read      aging  zset  the next date
+--   waiting:<s>, dying:<s>  read      aging  zset  the next date     stored, storing  bytes
 --
 -- Atomic because an entry must not be given to nobody and deleted while a lane has it.
 --
@@ -13,5 +13,5 @@ if not c[1] or c[2] then
   call('ZREM', P .. 'aging', ARGV[1])
   return { 0, 0 }
 end
-local moved, more = trim(ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))
+local moved, more = trim(ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), 0)
 return { moved, more and 1 or 0 }

@@ -57,6 +57,11 @@ def register(app: Flask) -> None:
     app.after_request(_remember)
 
 
+def holder() -> str:
+    """Return the digest of the key or token of this request: who holds what is read."""
+    return caller_from_request().token_sha256 or ""
+
+
 def caller_from_request() -> Caller:
     """Who asks, by the header. Raises `TooManyFailures`, and `Forbidden` for a read-only key that
     would change something."""

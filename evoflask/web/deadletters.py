@@ -13,7 +13,7 @@ from evoflask.models import DeadLetter
 from evoflask.schemas import answers
 from evoflask.schemas.asked import DiscardBody, LettersQuery, RequeueBody, RequeueOneBody
 from evoflask.web import bodies, parts
-from evoflask.web.auth import some_key, visible, who
+from evoflask.web.auth import holder, some_key, visible, who
 from evoflask.web.described import described
 
 bp = Blueprint("deadletters", __name__, url_prefix="/deadletter")
@@ -46,10 +46,18 @@ def index() -> dict[str, Any]:
 @described(answers.WholeLetter)
 def show(letter: int) -> Response:
     """One with its body, `data`, to the byte; null where the entry was missing."""
-    found = deadletters.get(letter, visible(None))
-    data = None if found.data is None else orjson.Fragment(bytes(found.data))
-    body = orjson.dumps({**_row(found), "meta": found.meta, "data": data})
-    return Response(body, mimetype="application/json")
+    loan = parts().manager.reads.loan(holder())
+    try:
+        loan.take(deadletters.head(letter, visible(None)).size)
+        found = deadletters.get(letter, visible(None))
+        data = None if found.data is None else orjson.Fragment(bytes(found.data))
+        body = orjson.dumps({**_row(found), "meta": found.meta, "data": data})
+        response = Response(body, mimetype="application/json")
+    except BaseException:
+        loan.give()
+        raise
+    response.call_on_close(loan.give)
+    return response
 
 
 @bp.post(f"/{_ID}/requeue")

@@ -31,7 +31,7 @@ from evoflask.explain import Explained, Told
 from evoflask.manager import Accepted, May
 from evoflask.schemas import answers
 from evoflask.web import attempts, parts
-from evoflask.web.auth import caller_from_request, instance_key, missing_key
+from evoflask.web.auth import caller_from_request, holder, instance_key, missing_key
 from evoflask.web.bodies import body_pieces, iso, refuse_encoding
 from evoflask.web.described import Either, Who, described
 from evoflask.web.errors import AllBad, reason_of
@@ -110,13 +110,20 @@ def get(instance: str, event_id: str) -> ResponseReturnValue:
     letters and attempts know it), with what became of it at each subscription; 404 for one of
     which nothing is known. An id may have slashes, so this takes every path that no other route
     has."""
-    found = explain.explain(parts().outbox, instance, event_id)
-    subscriptions = orjson.dumps([told(each) for each in found.told])
-    retained = b"false" if found.body is None else b"true"
-    body = found.body or _bare(found)
-    # Not parsed and written again: `data` stays what it is, to the byte.
-    body = body[:-1] + b',"retained":' + retained + b',"subscriptions":' + subscriptions + b"}"
-    return Response(body, mimetype="application/json")
+    loan = parts().manager.reads.loan(holder())
+    try:
+        found = explain.explain(parts().outbox, instance, event_id, loan.take)
+        subscriptions = orjson.dumps([told(each) for each in found.told])
+        retained = b"false" if found.body is None else b"true"
+        body = found.body or _bare(found)
+        # Not parsed and written again: `data` stays what it is, to the byte.
+        body = body[:-1] + b',"retained":' + retained + b',"subscriptions":' + subscriptions + b"}"
+        response = Response(body, mimetype="application/json")
+    except BaseException:
+        loan.give()
+        raise
+    response.call_on_close(loan.give)
+    return response
 
 
 def _bare(found: Explained) -> bytes:

@@ -1,0 +1,109 @@
+"""Memory that is not ours: no event that waits pays for it, and emits go on."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from evoflask.dev.process import wait_for
+from evoflask.dev.receiver import Receiver
+from tests.system.conftest import MakeHouse
+from tests.system.house import House, message
+
+WAITING = 10
+"""Small events of the victim, whose destination fails."""
+LOOKS = 8
+"""Times that the clock looks at the memory while it is short."""
+LARGE = 12_000_000
+SOCKETS = 130
+WEB = 300_000_000
+"""Bytes of memory that the web process has at its peak: a quarter of WEB_READ_BYTES in bodies."""
+
+
+def looks(house: House, n: int = LOOKS) -> None:
+    """Waits until the clock looked at the memory so often."""
+    seen: set[bytes | None] = set()
+
+    def enough() -> bool:
+        seen.add(house.raw.hget("evo:chores", "relieve"))
+        return len(seen) > n
+
+    wait_for(enough, 60, "the clock to look at the memory", 0.05)
+
+
+def make_victim(house: House, receiver: Receiver) -> None:
+    """A tenant whose events wait for their retries."""
+    client = house.client()
+    receiver.control(path="/victim", status=500)
+    client.create("victim")
+    client.set_webhook("victim", receiver.url("/victim"))
+    for n in range(WAITING):
+        assert client.emit("victim", data=message(n, padding="x" * 300)).status_code == 202
+
+
+def assert_unharmed(house: House, emitted: int = WAITING) -> None:
+    """All that waited waits, and one more is accepted."""
+    answer = house.client().emit("victim", data=message(emitted))
+    lane = house.lane("victim")
+    letters = house.query("SELECT reason, detail FROM dead_letter")
+    assert (letters, lane.waiting, lane.dying) == ([], emitted + (answer.status_code == 202), 0)
+    assert answer.status_code == 202, answer.text
+
+
+@pytest.mark.timeout(120)
+def test_foreign_keys_in_a_shared_redis_cost_no_waiting_event_and_refuse_no_emit(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    house = make_house(maxmemory="200mb", retry_schedule="3600,3600")
+    make_victim(house, receiver)
+
+    for name in ("another:app:1", "another:app:2"):
+        house.raw.setrange(name, 86_000_000, "x")
+    looks(house)
+
+    assert house.raw.info("memory")["used_memory"] > 0.8 * 200 * 2**20
+    assert_unharmed(house)
+
+
+@contextlib.contextmanager
+def unread(house: House, path: str, key: str, n: int) -> Iterator[list[socket.socket]]:
+    """Sockets that ask for something and read nothing of it."""
+    request = f"GET {path} HTTP/1.1\r\nHost: a\r\napikey: {key}\r\n\r\n".encode()
+    sockets = []
+    try:
+        for _ in range(n):
+            made = socket.create_connection(("127.0.0.1", house.port), timeout=10)
+            sockets.append(made)
+            made.sendall(request)
+        yield sockets
+    finally:
+        for made in sockets:
+            made.close()
+
+
+@pytest.mark.timeout(180)
+def test_sockets_that_ask_for_a_large_event_and_read_nothing_cost_nobody_else_an_event(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    house = make_house(maxmemory="400mb", retry_schedule="3600,3600")
+    make_victim(house, receiver)
+    client = house.client()
+    token = client.create("greedy", websocket={"events": []})["hash"]
+    large = client.emit("greedy", data={"media": "x" * LARGE}).json()["id"]
+
+    peak = 0
+    with unread(house, f"/event/greedy/{large}", token, SOCKETS) as sockets:
+        for _ in range(LOOKS):
+            looks(house, 1)
+            peak = max(peak, house.raw.info("memory")["used_memory"])
+            assert_unharmed(house, house.lane("victim").waiting)
+        statuses = Counter(made.recv(12) for made in sockets)
+    assert statuses.keys() == {b"HTTP/1.1 200", b"HTTP/1.1 429"}
+    assert client.call("GET", f"/event/greedy/{large}").json()["data"]["media"] == "x" * LARGE
+    web = house.rss("web", peak=True)
+    print(f"{dict(statuses)}; peak {peak >> 20} MB of Redis, {web >> 20} MB of web")
+    assert web < WEB
