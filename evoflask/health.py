@@ -16,7 +16,7 @@ import redis
 
 from evoflask import bell, db, deadletters, durability, rotation
 from evoflask.errors import EvoflaskError
-from evoflask.outbox import Outbox, connect, totals
+from evoflask.outbox import Outbox, connect, totals, usage
 from evoflask.outbox.timetable import Timetable
 from evoflask.outbox.totals import Server
 from evoflask.settings import Settings
@@ -30,9 +30,6 @@ SILENT = 15.0
 after five."""
 NEGLECTED = 60.0
 """Seconds after which a single chore counts as failing while others are done."""
-RELIEF, SHORT, FULL = 0.7, 0.8, 0.95
-"""Shares of maxmemory: retention gives way, heavy lanes do, everything is refused."""
-
 _stalls = durability.Stalls()
 
 
@@ -139,19 +136,21 @@ def _durability(server: Server) -> Part:
 
 def _memory(server: Server) -> Part:
     memory = server.memory
-    facts = {"used": memory.used, "max": memory.limit, "share": round(memory.share, 4)}
+    facts: dict[str, Any] = {
+        "used": memory.used,
+        "max": memory.limit,
+        "share": round(memory.share, 4),
+        "pressure": round(memory.pressure, 4),
+        "bytes": memory.users,
+    }
     if not memory.limit:
         words = "Redis has no maxmemory: one tenant's outage can take the whole machine's memory."
         return Part("memory", WARNING, words, facts)
-    for share, words in (
-        (FULL, "events are refused (503) until it falls"),
-        (SHORT, "lanes that hold more than their share are refused (503), their oldest events "
-         "become dead letters"),
-        (RELIEF, "delivered events are kept for less time than was asked for"),
-    ):  # fmt: skip
-        if memory.share >= share:
-            return Part("memory", WARNING, f"{memory.share:.0%} are used: {words}.", facts)
-    return Part("memory", OK, f"{memory.share:.0%} of maxmemory are used.", facts)
+    state = usage.state(memory)
+    if state == usage.State.WELL:
+        return Part("memory", OK, f"{memory.share:.0%} of maxmemory are used.", facts)
+    words = f"{usage.EFFECTS[state]}. {usage.sentence(memory)}"
+    return Part("memory", WARNING, words, facts)
 
 
 # -- the rest -------------------------------------------------------------------------------

@@ -140,6 +140,17 @@ def _memory(totals: Totals) -> Iterator[Metric]:
         ("used_share", "Used share of maxmemory; 0 where there is no limit.", memory.share),
     ):
         yield GaugeMetricFamily(f"evoflask_redis_memory_{name}", words, value=value)
+    yield GaugeMetricFamily(
+        "evoflask_memory_pressure",
+        "Share of the room that our entries use: maxmemory without the keys of others.",
+        value=memory.pressure,
+    )
+    users = GaugeMetricFamily(
+        "evoflask_redis_memory_by_user_bytes", "Memory of Redis by who uses it.", labels=["where"]
+    )
+    for user, n in memory.users.items():
+        users.add_metric([user], n)
+    yield users
 
 
 def _disk(totals: Totals) -> Iterator[Metric]:

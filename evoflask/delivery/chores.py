@@ -16,6 +16,7 @@ import redis
 from evoflask import attempts, auditlog, bell, configuration, db, deadletters, health, models
 from evoflask.configuration import Configuration
 from evoflask.delivery.disk_watch import DiskWatch
+from evoflask.delivery.memory_watch import MemoryWatch
 from evoflask.delivery.watch import Watch
 from evoflask.errors import EvoflaskError, OutboxUnwritable
 from evoflask.ids import random_id
@@ -82,6 +83,7 @@ class Chores:
         manager = EventManager(self._outbox, settings, self._bells, changes)
         self._watch = Watch(settings, self._outbox, changes, manager)
         self._disk = DiskWatch(settings, self._outbox, self._watch.tell)
+        self._memory = MemoryWatch(settings, self._watch.tell)
         self._lease = Lease(self._outbox, random_id(), LEASE)
         self._timetable = Timetable(self._outbox)
         self._mirror = Mirror(self._bells, SINK_NAMES, settings.deadletter_mirror)
@@ -237,6 +239,7 @@ class Chores:
         """Who uses the memory. Where it cannot be asked, nothing gives way."""
         self._looks.append(Usage())
         self._looks[-1] = self._usage()
+        self._memory.note(self._looks)
 
     def _usage(self) -> Usage:
         return usage.read(self._outbox, self._settings.outbox_partitions)

@@ -12,25 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from evoflask import redislink
-from evoflask.outbox import disk, keys
+from evoflask.outbox import disk, keys, usage
 from evoflask.outbox.client import Outbox
 from evoflask.outbox.disk import HEALTHY, Disk
+from evoflask.outbox.usage import Usage
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the latency histogram from accept to delivery, seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes. `limit` 0: there is none."""
-
-    used: int
-    limit: int
-
-    @property
-    def share(self) -> float:
-        """Used share of the limit; 0 where there is none."""
-        return self.used / self.limit if self.limit else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +30,7 @@ class Totals:
     `webhook:routed` and its like."""
     oldest: Mapping[str, float]
     """Age in seconds of the oldest event that waits, by sink; only where one waits."""
-    memory: Memory
+    memory: Usage
     failing: int = 0
     """Lanes with a failed attempt and no success since."""
     disk: Disk = HEALTHY
@@ -88,10 +76,14 @@ def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
             pipe.zcard(keys.of(number, "failing"))
             for sink in sinks:
                 pipe.zrange(keys.of(number, f"oldest:{sink}"), 0, 0, withscores=True)
+        for number in numbers:
+            pipe.mget(usage.counted(number))
         found: list[Any] = pipe.execute()
         return found
 
     (seconds, micros), memory, persistence, *rows = outbox.ask(fetch)
+    counts = [each for row in rows[-len(numbers) :] for each in row]
+    del rows[-len(numbers) :]
     now = seconds + micros / 1e6
     counters: Counter[str] = Counter()
     oldest: dict[str, float] = {}
@@ -104,10 +96,8 @@ def read(outbox: Outbox, sinks: Sequence[str], partitions: int) -> Totals:
             if first:
                 age = max(0.0, now - first[0][1] / 1000)
                 oldest[sink] = max(age, oldest.get(sink, 0.0))
-    limit = int(memory.get("maxmemory") or 0)
-    return Totals(
-        counters, oldest, Memory(int(memory["used_memory"]), limit), failing, disk.read(persistence)
-    )
+    found = usage.of_info(memory, *usage.add_up(counts))
+    return Totals(counters, oldest, found, failing, disk.read(persistence))
 
 
 def add(outbox: Outbox, counts: Mapping[str, int]) -> None:
@@ -126,7 +116,7 @@ class Server:
     """`appendfsync`; None: it does not tell, as hosted ones often do."""
     policy: str
     """`maxmemory-policy`"""
-    memory: Memory
+    memory: Usage
     run_id: str = ""
     disk: Disk = HEALTHY
     refusal: str = ""
@@ -146,7 +136,7 @@ def server(outbox: Outbox) -> Server:
         role=str(info.get("role", "")),
         fsync=outbox.ask(_fsync),
         policy=str(info.get("maxmemory_policy", "")),
-        memory=Memory(int(info.get("used_memory", 0)), int(info.get("maxmemory") or 0)),
+        memory=usage.read(outbox, 1),
         run_id=str(info.get("run_id", "")),
         disk=disk.read(info),
         refusal=outbox.ask(_refusal),

@@ -6,6 +6,7 @@ bytes alone, so the numbers here are apart. `pressure` in `lib.lua` is the same 
 
 from __future__ import annotations
 
+import enum
 import functools
 import re
 from collections.abc import Mapping
@@ -116,6 +117,49 @@ WORDS = {
     "others": "other keys",
 }
 """The users in words."""
+
+
+RELIEF, SHORT, FULL = 0.7, 0.8, 0.95
+"""Shares of the room: retention gives way, heavy lanes do, everything is refused."""
+OTHERS = 0.85
+"""Share of maxmemory that is used, of which others are the cause."""
+
+
+class State(enum.IntEnum):
+    """How short memory is, the worst last."""
+
+    WELL = 0
+    OTHERS = 1
+    RETENTION = 2
+    LANES = 3
+    FULL = 4
+
+
+EFFECTS = {
+    State.OTHERS: "Redis is filled by others than our events; when it is full, events are refused "
+    "(503)",
+    State.RETENTION: "Memory is short: delivered events are kept for less time than was asked for",
+    State.LANES: "Memory is short: lanes that hold more than their share are refused (503), and "
+    "their oldest events become dead letters",
+    State.FULL: "Memory is full: events are refused (503) until it falls",
+}
+"""What a state means."""
+
+
+def state(usage: Usage) -> State:
+    """How short memory is."""
+    if not usage.limit:
+        return State.WELL
+    if usage.full or usage.pressure >= FULL:
+        return State.FULL
+    # In a small Redis, an empty one takes most of the room.
+    entries = max(usage.stored, usage.waiting) >= usage.ours // 2
+    if entries and usage.pressure >= SHORT:
+        return State.LANES
+    if entries and usage.pressure >= RELIEF:
+        return State.RETENTION
+    counted = usage.used - usage.uncounted
+    return State.OTHERS if counted >= usage.limit * OTHERS else State.WELL
 
 
 def sentence(usage: Usage) -> str:

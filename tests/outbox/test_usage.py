@@ -210,3 +210,19 @@ def test_a_deleted_instance_stores_nothing(outbox: Outbox, redis_client: redis.R
         pass
 
     assert stored(redis_client) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (used(used_memory=500 * MB, maxmemory=GB), "WELL"),
+        (used(used_memory=2 * GB), "WELL"),
+        (used(used_memory=860 * MB, maxmemory=GB), "OTHERS"),
+        (used(used_memory=900 * MB, maxmemory=GB, mem_clients_normal=880 * MB), "OTHERS"),
+        (used(5_000, 730 * MB, used_memory=750 * MB, maxmemory=GB), "RETENTION"),
+        (used(830 * MB, used_memory=850 * MB, maxmemory=GB), "LANES"),
+        (used(used_memory=1_001 * MB, maxmemory=GB), "FULL"),
+    ],
+)
+def test_what_is_reported_of_memory_names_its_cause(found: Usage, state: str) -> None:
+    assert usage.state(found).name == state

@@ -67,6 +67,18 @@ def test_foreign_keys_in_a_shared_redis_cost_no_waiting_event_and_refuse_no_emit
 
     assert house.raw.info("memory")["used_memory"] > 0.8 * 200 * 2**20
     assert_unharmed(house)
+    memory = house.client().good("GET", "/readyz")["parts"]["memory"]
+    assert memory["state"] == "warning"
+    assert memory["bytes"]["others"] > 170_000_000 > 1_000_000 > memory["bytes"]["lanes"] > 0
+    assert "other keys" in memory["message"]
+    assert "filled by others" in house.output("clock")
+
+    house.raw.setrange("another:app:3", 40_000_000, "x")
+    refused = house.client().emit("victim", data={})
+
+    assert refused.status_code == 503
+    assert "other keys" in refused.json()["response"]["message"][0]
+    assert house.lane("victim").waiting == WAITING + 1
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from evoflask import metrics
 from evoflask.metrics import Letters
-from evoflask.outbox.totals import Memory, Totals
+from evoflask.outbox.totals import Totals
+from evoflask.outbox.usage import Usage
 from tests.conftest import missing
 
 NAME = re.compile(r"evoflask_[a-z_]+")
@@ -23,7 +24,7 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 
 def told() -> dict[str, set[str]]:
     """Each metric that `/metrics` may tell of, and its labels, the histogram's own left out."""
-    totals = Totals({"webhook:failed:refused": 1}, {}, Memory(1, 2))
+    totals = Totals({"webhook:failed:refused": 1}, {}, Usage(1, 2))
     text = metrics.render(totals, ["webhook"], Letters({}, 0), {"ring": 1.0}, 0).decode()
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
@@ -103,7 +104,7 @@ def test_promtool_finds_no_fault_in_what_metrics_tells(letters: Letters | None) 
     if promtool is None:
         missing("promtool is not installed: `scripts/prepare servers` installs prometheus.")
     assert promtool is not None
-    totals = Totals({"webhook:failed:refused": 1, "accepted": 2}, {"webhook": 1.0}, Memory(1, 2), 3)
+    totals = Totals({"webhook:failed:refused": 1, "accepted": 2}, {"webhook": 1.0}, Usage(1, 2), 3)
     text = metrics.render(totals, ["webhook", "nats"], letters, {"ring": 1.0})
 
     said = subprocess.run(
