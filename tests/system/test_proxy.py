@@ -98,8 +98,8 @@ def test_behind_a_tls_proxy_the_login_is_secure_and_every_link_leads_back(
             for link in links:
                 assert link.startswith("/evo/"), link
                 status, found, _ = ask(port, "GET", link.removeprefix(PREFIX), Cookie=jar)
-                if status == 308:  # of rq-dashboard, to the same path with a slash
-                    assert urlsplit(found["Location"]).path == f"{link}/"
+                if status in (302, 303, 308):  # rq-dashboard's, from one page to another
+                    assert urlsplit(found["Location"]).path.startswith("/evo/"), link
                 else:
                     assert status == 200, link
 
