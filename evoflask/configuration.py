@@ -251,6 +251,13 @@ def read_target(lane: str) -> Target | None:
     return settings.target if settings else None
 
 
+def known_lanes(lanes: Iterable[str]) -> set[str]:
+    """Those of them that have a row. Raises `DatabaseDown`."""
+    query = Subscription.select(Subscription.lane).where(Subscription.lane.in_(list(lanes)))
+    with db.translate():
+        return {row.lane for row in query}
+
+
 def operator_target() -> Target | None:
     """Where the operator's events go; None where nobody wants them. Raises `DatabaseDown`,
     `Undecipherable`."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import redis
 
-from evoflask import bell, db, deadletters, durability, rotation
-from evoflask.errors import EvoflaskError
+from evoflask import bell, configuration, db, deadletters, durability, rotation
+from evoflask.errors import EvoflaskError, OutboxDown
 from evoflask.outbox import Outbox, connect, totals, usage
 from evoflask.outbox.timetable import Timetable
 from evoflask.outbox.totals import Server
@@ -30,6 +30,8 @@ SILENT = 15.0
 after five."""
 NEGLECTED = 60.0
 """Seconds after which a single chore counts as failing while others are done."""
+LANES_LOOKED_AT = 20
+"""Lanes of each partition whose rows are looked for."""
 _stalls = durability.Stalls()
 
 
@@ -47,7 +49,7 @@ def ready(outbox: Outbox, settings: Settings) -> list[Part]:
     """What a web process needs, and what the promises rest on. Never raises."""
     return [
         *_redis(outbox),
-        *_stored(),
+        *_stored(outbox, settings),
         _guarded("clock", lambda: _clock(outbox)),
     ]
 
@@ -156,9 +158,9 @@ def _memory(server: Server) -> Part:
 # -- the rest -------------------------------------------------------------------------------
 
 
-def _stored() -> list[Part]:
+def _stored(outbox: Outbox, settings: Settings) -> list[Part]:
     """What lies in the database can be looked at where that is as it should be."""
-    database = _guarded("database", _database)
+    database = _guarded("database", lambda: database_part(outbox, settings))
     return [database] if database.state == FAILURE else [database, _guarded("secrets", _secrets)]
 
 
@@ -177,13 +179,34 @@ def _secrets() -> Part:
     return Part("secrets", OK, "The oldest and the newest of them open.", facts)
 
 
-def _database() -> Part:
+def database_part(outbox: Outbox, settings: Settings) -> Part:
+    """The database, and if it is the one that Redis belongs to. Raises `Unavailable`."""
     kind = "sqlite" if db.is_sqlite() else "postgresql"
     pending = db.pending()
-    facts = {"kind": kind, "pending": pending}
+    facts: dict[str, Any] = {"kind": kind, "pending": pending}
     if pending:
         words = f"{len(pending)} migrations are missing: run `flask --app app db upgrade`."
         return Part("database", FAILURE, words, facts)
+    try:
+        lanes = totals.some_lanes(outbox, settings.outbox_partitions, LANES_LOOKED_AT)
+    except OutboxDown:  # another part says so
+        lanes = []
+    unknown = len(lanes) - len(configuration.known_lanes(lanes))
+    facts |= {"lanesLookedAt": len(lanes), "lanesUnknown": unknown}
+    if unknown and unknown == len(lanes):
+        words = (
+            "Redis has events for lanes, and the database knows none of them: it is empty, or not "
+            "the one that Redis belongs to. They are kept, not delivered and not deleted. Point "
+            "DATABASE_URL, or EVOFLASK_HOME, at the right database; after a restore run "
+            "`flask --app app db adopt`."
+        )
+        return Part("database", FAILURE, words, facts)
+    if unknown:
+        words = (
+            f"{unknown} of {len(lanes)} lanes of Redis that were looked at have no row: what waits "
+            "there is kept, not delivered. `flask --app app audit` lists all of them."
+        )
+        return Part("database", WARNING, words, facts)
     return Part("database", OK, "It answers, and has every migration.", facts)
 
 

@@ -66,6 +66,8 @@ BACK = 30.0
 less."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
+DATABASE_EVERY = 60.0
+"""Seconds between looks if the database knows the lanes of Redis."""
 RETIRE_EVERY = 10.0
 """Seconds between looks for letters beyond a limit; while there are some, every tick is one."""
 SINK_NAMES = delivering()
@@ -89,6 +91,8 @@ class Chores:
         self._mirror = Mirror(self._bells, SINK_NAMES, settings.deadletter_mirror)
         self._mirror_again = 0.0
         self._ticks = Repeats(log)
+        self._foreign = Repeats(log)
+        self._database_again = 0.0
         self._failures: dict[str, Repeats] = {}
         self._retired = 0.0
         self._looks: deque[Usage] = deque(maxlen=LOOKS)
@@ -196,6 +200,7 @@ class Chores:
     def _push(self) -> None:
         """Rows that Redis was not told of; all of them to a Redis that started anew, or that
         was told by another database."""
+        self._look_at_database()
         told = f"{self._timetable.run_id()} {models.epoch()}"
         if self._timetable.told() == told:
             configuration.push_stale(self._outbox)
@@ -204,6 +209,17 @@ class Chores:
         pushed = configuration.push_all(self._outbox, between=self._lease.take)
         self._timetable.tell(told)
         log.info("configuration was pushed to Redis", extra={"instances": pushed})
+
+    def _look_at_database(self) -> None:
+        """Log an empty or foreign database: at the start, then once a minute."""
+        if time.monotonic() < self._database_again:
+            return
+        self._database_again = time.monotonic() + DATABASE_EVERY
+        part = health.database_part(self._outbox, self._settings)
+        if part.state == health.FAILURE:
+            self._foreign.write(part.words)
+        else:
+            self._foreign.over("the database knows the lanes of Redis again")
 
     def _tombstones(self) -> None:
         """Rows of deleted instances go once nothing of theirs is left to sweep."""

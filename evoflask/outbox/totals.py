@@ -156,6 +156,16 @@ def _fsync(r: Any) -> str | None:
     return found.get("appendfsync") if isinstance(found, dict) else None
 
 
+def some_lanes(outbox: Outbox, partitions: int, most: int) -> list[str]:
+    """Lanes with something waiting, drawn by chance: `most` of each partition."""
+    found: list[str] = []
+    for number in outbox.partitions(partitions):
+        key = keys.of(number, "weight")
+        drawn: Any = outbox.ask(lambda r, k=key: r.zrandmember(k, most))  # type: ignore[misc]
+        found += [lane.decode() for lane in drawn or ()]
+    return found
+
+
 def awake(outbox: Outbox, sinks: Sequence[str], partitions: int) -> list[str]:
     """Sinks that a drain works for at this moment."""
     numbers = outbox.partitions(partitions)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from evoflask.dev.process import wait_for
 from evoflask.dev.receiver import Receiver
@@ -19,6 +20,45 @@ from tests.system.test_store_faults import Producers, letters, refuse
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 REST = ("worker", "clock")
+
+
+def test_an_empty_database_is_an_error_and_destroys_nothing_of_what_redis_has(
+    make_house: MakeHouse, receiver: Receiver
+) -> None:
+    house = make_house(outbox_retain_seconds=1)
+    client = house.client()
+    client.create("a")
+    client.set_webhook("a", receiver.url("/a"))
+    house.kill9("worker")
+    ids = {client.emit("a", data=message(n)).json()["id"] for n in range(20)}
+    right, wrong = house.env["DATABASE_URL"], f"sqlite:///{house.folder}/empty.db"
+
+    restart(house, wrong)
+    wait_for(lambda: "knows none of them" in house.output("clock"), 60, "the clock's log", 0.1)
+    ready = requests.get(f"{client.base}/readyz", timeout=10)
+    # Every chore was done several times since.
+    began = house.raw.time()[0]
+    wait_for(lambda: float(house.raw.hget("evo:chores", "mirror")) > began + 5, 60, "chores", 0.1)
+    restart(house, right)
+
+    house.wait_quiet(60)
+    part = ready.json()["parts"]["database"]
+    assert (ready.status_code, part["state"], part["lanesUnknown"]) == (503, "failure", 1)
+    assert "DATABASE_URL" in part["message"]
+    assert {each.id for each in receiver.received() if each.path == "/a"} == ids
+    assert house.audit()[0] == 0
+    after = requests.get(f"{client.base}/readyz", timeout=10).json()["parts"]["database"]
+    assert after["state"] == "ok"
+
+
+def restart(house: House, url: str) -> None:
+    """Everything, on another database."""
+    for kind in ("web", "clock", "worker"):
+        house.stop(kind)
+    house.env["DATABASE_URL"] = url
+    assert house.command("release").wait(60) == 0
+    for kind in ("web", "clock", "worker"):
+        house.start(kind)
 
 
 @pytest.mark.parametrize("name", NAMES)
