@@ -25,8 +25,7 @@ LOOK_SECONDS = 3.0
 """How long to look at a certificate that was refused."""
 BUFFER = 32 * 1024
 """Bytes of asyncio's buffer for each TLS connection; a TLS record has at most 16 kB. asyncio's own
-256 kB are filled with zeros for each connection: 1 GB for 4,000 of them, and a third of the CPU of
-a handshake."""
+256 kB are filled with zeros for each connection: 1 GB for 4,000 of them."""
 
 _session: ContextVar[ssl.SSLSession | None] = ContextVar("tls_session", default=None)
 
