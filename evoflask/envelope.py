@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from evoflask import events
+from evoflask import events, jsonspans
 from evoflask.errors import BadInput
 from evoflask.ids import EVENT_ID, event_id
 
@@ -42,6 +43,9 @@ class _Body(msgspec.Struct):
 
 _decode: Callable[[bytes], _Body] = msgspec.json.Decoder(_Body).decode
 _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_OWN: Final = tuple(name for name in _Body.__struct_fields__ if name != "data")
+_BYTE: Final = re.compile(r"\(byte (\d+)\)")
+HALF: Final = "Has half of a surrogate pair, which is no character."
 LENGTHS: Final = {"sender": 256, "dateTime": 64, "serverUrl": 2048, "origin": 256, "apiKey": 512}
 
 
@@ -74,7 +78,12 @@ def parse(body: bytes) -> Event:
     try:
         if not body.isascii():
             body.decode()
-        raw = _decode(body)
+        try:
+            raw = _decode(body)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            return _parse_halves(body)
     except UnicodeDecodeError:
         raise BadInput("The body is not UTF-8.") from None
     except RecursionError:
@@ -88,25 +97,78 @@ def parse(body: bytes) -> Event:
     return _event(raw, data)
 
 
+def _parse_halves(body: bytes) -> Event:
+    """One event with halves of surrogate pairs. In `data` they stay what they are, and in fields
+    that nobody reads. Raises as `parse` does, and msgspec's errors."""
+    text = jsonspans.readable(body)
+    raw = _decode(text)
+    refuse_twice(text, bytes(raw.data))
+    spans = jsonspans.members(text)
+    own = {name: body[slice(*spans[name])] for name in _OWN if name in spans}
+    broken = [name for name, value in own.items() if not jsonspans.is_readable(value)]
+    if broken:
+        raise BadInput(*(f"{name}: {HALF}" for name in broken))
+    pairs = (orjson.dumps(name) + b":" + value for name, value in own.items())
+    raw = _decode(b"{" + b",".join(pairs) + b"}")
+    return _event(raw, body[slice(*spans["data"])] if "data" in spans else b"")
+
+
 def split(body: bytes) -> list[bytes]:
-    """The elements of a JSON array, unparsed. Raises `BadInput`."""
+    """The elements of a JSON array, unparsed. Raises `BadInput` where it is none.
+
+    An element that is not UTF-8, is nested too deep or has half of a surrogate pair does not make
+    the array malformed: `parse` judges that element alone.
+    """
+    text = body
     try:
         body.decode()
-        return [bytes(raw) for raw in _split(body)]
     except UnicodeDecodeError:
-        raise BadInput("The body is not UTF-8.") from None
+        text = jsonspans.ascii_only(body)
+    try:
+        try:
+            raws = _split(text)
+        except msgspec.DecodeError:
+            text = jsonspans.readable(text)
+            raws = _split(text)
     except RecursionError:
-        raise BadInput(TOO_DEEP) from None
+        parts = [body[slice(*span)] for span in jsonspans.elements_of_any_depth(text) or ()]
+        if not any(part.lstrip().startswith(b"{") for part in parts):
+            raise BadInput(TOO_DEEP) from None  # no event among them
+        return parts
     except msgspec.MsgspecError as error:
-        raise BadInput(f"The body is not JSON: {error}.") from None
+        raise BadInput(_where(text, str(error))) from None
+    if text is body:
+        return [bytes(raw) for raw in raws]
+    return [body[start:end] for start, end in jsonspans.elements(text, raws)]
+
+
+def _where(text: bytes, error: str) -> str:
+    """Where an array breaks off being one."""
+    found = _BYTE.search(error)
+    n = jsonspans.element_at(text, int(found[1]) if found else len(text))
+    place = "" if n is None else f", in element {n} (the first is 0)"
+    return (
+        f"The body is not JSON: {error}{place}. Nothing was accepted. "
+        "As NDJSON, a malformed line is refused alone."
+    )
 
 
 def of(fields: dict[str, Any]) -> Event:
     """One event from Python values, as the body that they would make."""
     try:
-        return parse(orjson.dumps(fields))
-    except (TypeError, orjson.JSONEncodeError) as error:
+        return parse(_dumped(fields))
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"data: is not JSON: {error}.") from None
+
+
+def _dumped(fields: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        if not isinstance(fields["data"], str | list | dict):
+            raise
+        # A text with half of a surrogate pair, which only json writes.
+        return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _event(raw: _Body, data: bytes) -> Event:

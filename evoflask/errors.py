@@ -11,6 +11,7 @@
     │   ├── TooFast              an instance's events come faster than they may
     │   └── TooManyFailures      wrong keys came from this address
     ├── TooLarge            413  body or batch over its limit
+    ├── WrongType           415  the body's type or encoding is none that is taken
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
     │   ├── OutboxDown           Redis cannot be reached, or refuses
     │   │   └── OutboxUnwritable     Redis cannot write to its disk
@@ -98,6 +99,19 @@ class TooManyFailures(TooMany):
 
 class TooLarge(EvoflaskError):
     status = 413
+
+
+class WrongType(EvoflaskError):
+    """`types`, `encodings`: the ones that are taken, where another one is the reason."""
+
+    status = 415
+
+    def __init__(
+        self, *messages: str, types: Sequence[str] = (), encodings: Sequence[str] = ()
+    ) -> None:
+        super().__init__(*messages)
+        self.types = types
+        self.encodings = encodings
 
 
 class Unavailable(EvoflaskError):

@@ -67,12 +67,13 @@ def emit(instance: str, event: str, data: str, event_id: str | None) -> None:
     """Emit one event. DATA is JSON, or - to read it from standard input."""
     import orjson
 
+    from evoflask import jsonspans
     from evoflask.web import parts
 
     text = sys.stdin.read() if data == "-" else data
     try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        orjson.loads(jsonspans.readable(text.encode()))
+    except ValueError as error:
         raise BadInput(f"data: is not JSON: {error}.") from error
     # A fragment: it arrives as it was written, to the byte.
     value = orjson.Fragment(text.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,9 +12,9 @@ from flask import request
 
 from evoflask import masks, schemas, signing
 from evoflask.configuration import State, common_of, fields_of
-from evoflask.errors import BadInput, TooLarge, Undecipherable
+from evoflask.errors import BadInput, TooLarge, Undecipherable, WrongType
 from evoflask.models import Instance, Subscription
-from evoflask.web import parts
+from evoflask.web import parts, unpacking
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ def json_body(schema: Callable[[dict[str, Any]], T]) -> T:
 
     Raises `BadInput` for what is not JSON, not an object, ambiguous or too deep, `TooLarge`.
     """
-    refuse_encoding("application/json")
+    refuse_type("application/json")
     return schema(parse(b"".join(body_pieces())))
 
 
@@ -41,21 +42,48 @@ def optional_json_body(schema: Callable[[dict[str, Any]], T]) -> T:
     return json_body(schema)
 
 
-def refuse_encoding(*mimetypes: str) -> None:
-    """Raises `BadInput` for a body that announces another type or encoding than we read."""
-    plain = request.environ.get("CONTENT_TYPE") in mimetypes
-    if plain and "HTTP_CONTENT_ENCODING" not in request.environ:
+def refuse_type(*mimetypes: str) -> None:
+    """Raises `WrongType` for a body that announces another type than one of these."""
+    if request.environ.get("CONTENT_TYPE") in mimetypes:
         return  # as nearly everybody writes it
+    types = " or ".join(mimetypes)
     if request.mimetype not in mimetypes:
-        raise BadInput(f"Content-Type must be {' or '.join(mimetypes)}.")
+        given = f"and not {request.mimetype[:60]!r}" if request.mimetype else "and is missing"
+        raise WrongType(f"Content-Type must be {types}, {given}.", types=mimetypes)
     if request.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
-        raise BadInput("The body must be UTF-8.")
-    if request.content_encoding:
-        raise BadInput("Content-Encoding is not supported.")
+        raise WrongType(
+            f"The body must be UTF-8: leave out charset, or say {mimetypes[0]}; charset=utf-8.",
+            types=mimetypes,
+        )
 
 
 def body_pieces(size: int = 65_536) -> Iterator[bytes]:
-    """The request's body, a piece at a time.
+    """The request's body, a piece at a time: unpacked, and without a byte order mark.
+
+    Raises `TooLarge` for more than `MAX_BODY_BYTES`, packed or unpacked, `WrongType` for an
+    unknown Content-Encoding, and `BadInput` where it ends too early or cannot be unpacked.
+    """
+    pieces = _received(size)
+    header = request.environ.get("HTTP_CONTENT_ENCODING")
+    if header:
+        for coding in unpacking.codings(header):
+            pieces = unpacking.unpacked(pieces, coding, parts().settings.max_body_bytes)
+    return _without_mark(pieces)
+
+
+def _without_mark(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Without the byte order mark that some editors write before UTF-8 (RFC 8259, 8.1)."""
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= len(codecs.BOM_UTF8) or not codecs.BOM_UTF8.startswith(head):
+            break
+    yield head.removeprefix(codecs.BOM_UTF8)
+    yield from pieces
+
+
+def _received(size: int) -> Iterator[bytes]:
+    """The request's body as it came.
 
     Raises `TooLarge` for more than `MAX_BODY_BYTES` and `BadInput` where it ends before the
     length that it announced. werkzeug's own limit does neither under gunicorn: a body of
@@ -107,6 +135,20 @@ def parse(data: bytes) -> dict[str, Any]:
     return value
 
 
+def _place_of(text: str, body: dict[str, Any]) -> str:
+    """The dotted path to the first such text, `webhook.url: `; "" for one that is a key."""
+    left: list[tuple[str, Any]] = [("", body)]
+    while left:
+        path, value = left.pop()
+        if value is text:
+            return f"{path}: "
+        if isinstance(value, dict):
+            left += [(f"{path}.{key}" if path else key, each) for key, each in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{path}.{n}", each) for n, each in enumerate(value)]
+    return ""
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -134,9 +176,10 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _check(value: Any) -> None:
-    """Depth, and half of a surrogate pair, which no database and no socket takes."""
-    level: list[Any] = [value]
+def _check(body: dict[str, Any]) -> None:
+    """Depth, and half of a surrogate pair, which no database and no socket takes. Only `data` of an
+    emit may have one, and is not read here."""
+    level: list[Any] = [body]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for each in level:
@@ -146,7 +189,7 @@ def _check(value: Any) -> None:
             elif isinstance(each, list):
                 below += each
             elif isinstance(each, str) and not each.isascii():
-                _check_text(each)
+                _check_text(each, body)
         if not below:
             return
         level = below
@@ -154,11 +197,14 @@ def _check(value: Any) -> None:
         raise BadInput(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
-def _check_text(text: str) -> None:
+def _check_text(text: str, body: dict[str, Any]) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadInput("The body has half of a surrogate pair.") from error
+        place = _place_of(text, body).encode("ascii", "backslashreplace").decode()
+        raise BadInput(
+            f"{place or 'A key: '}Has half of a surrogate pair, which is no character."
+        ) from error
 
 
 # --- out -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import WebsocketMismatch
 
-from evoflask.errors import BadInput, EvoflaskError, TooMany, Unauthorized, Unavailable
+from evoflask.errors import BadInput, EvoflaskError, TooMany, Unauthorized, Unavailable, WrongType
 from evoflask.web import routes
 
 PLAIN_HTTP: Final = (
@@ -71,7 +71,17 @@ def render(error: EvoflaskError) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 15.5.2
     if isinstance(error, Unavailable | TooMany):
         response.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, WrongType):
+        _add_accepted(response, error)
     return response
+
+
+def _add_accepted(response: Response, error: WrongType) -> None:
+    """The headers of RFC 9110, 15.5.16. Only POST has one for types (W3C LDP, 7.1)."""
+    if error.types and request.method == "POST":
+        response.headers["Accept-Post"] = ", ".join(error.types)
+    if error.encodings:
+        response.headers["Accept-Encoding"] = ", ".join(error.encodings)
 
 
 def _http(error: HTTPException) -> Response:

@@ -32,7 +32,7 @@ from evoflask.manager import Accepted, May
 from evoflask.schemas import answers
 from evoflask.web import attempts, parts
 from evoflask.web.auth import caller_from_request, holder, instance_key, missing_key
-from evoflask.web.bodies import body_pieces, iso, refuse_encoding
+from evoflask.web.bodies import body_pieces, iso, refuse_type
 from evoflask.web.described import Either, Who, described
 from evoflask.web.errors import AllBad, reason_of
 from evoflask.web.openapi.bodies import EMIT, EMIT_EXAMPLE
@@ -67,7 +67,7 @@ def emit(instance: str) -> ResponseReturnValue:
         raise missing_key()
     parts().manager.check(instance, may)
     traces.follow(request.headers.get("traceparent"))
-    refuse_encoding("application/json", NDJSON)
+    refuse_type("application/json", NDJSON)
     if request.mimetype == NDJSON:
         return _many(instance, _lines(), may)
     body = b"".join(body_pieces())
@@ -191,12 +191,18 @@ def _check_count(count: int) -> None:
 def _lines() -> Iterator[bytes]:
     """The lines of the body as they come in, without the empty ones. Bounded: a line is at
     most as long as a body may be."""
-    rest = b""
+    rest: list[bytes] = []
     for piece in body_pieces():
-        *whole, rest = (rest + piece).split(b"\n")
+        first, *more = piece.split(b"\n")
+        rest.append(first)
+        if not more:
+            continue
+        whole = [b"".join(rest), *more[:-1]]
+        rest = more[-1:]
         yield from (line for line in whole if line and not line.isspace())
-    if rest and not rest.isspace():
-        yield rest
+    last = b"".join(rest)
+    if last and not last.isspace():
+        yield last
 
 
 def _many(instance: str, bodies: Iterator[bytes], may: May) -> ResponseReturnValue:

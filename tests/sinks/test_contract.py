@@ -27,6 +27,7 @@ BODIES = {
     "empty object": b"{}",
     "empty text": b'""',
     "unicode": '{"text":"\\u0000 ü 🎉 \u2028 \\ud83d\\ude00"}'.encode(),
+    "half a surrogate pair": b'{"text":"\\ud83d x \\uDE00","\\udfff":["\\ud83d\\ud83d"]}',
     "spaces": b'{ "a" : 1.0 , "a" : 1e3 }',
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -24,6 +27,9 @@ LONG = b'{"event": "CALL", "data": "' + b"x" * 70_000 + b'"}'
 TWICE = b'{"event":"CALL","d\\u0061ta":1,"data":2}'
 ARRAY_LINE = b'[{"event":"CALL","data":1}]\n'
 NONE = "None of the events"
+BOM = b"\xef\xbb\xbf"
+BODY = b'{"event": "CALL", "data": 1}'
+GZIP = gzip.compress(BODY)
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,12 @@ class Case:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def raw(name: str, body: bytes, says: str, **how: Any) -> Case:
-    return Case(f"raw {name}", body, says, **how)
+def raw(name: str, body: bytes, says: str, status: int = 400, **how: Any) -> Case:
+    return Case(f"raw {name}", body, says, status, **how)
+
+
+def packed(name: str, coding: str, body: bytes, says: str, status: int = 400) -> Case:
+    return raw(f"packed {name}", body, says, status, headers={"Content-Encoding": coding})
 
 
 def event(name: str, change: dict[str, Any], says: str) -> Case:
@@ -75,7 +85,14 @@ CASES = [
     raw("braces", b'{"":' * 5_000 + b"1" + b"}" * 5_000, ""),
     raw("latin-1", '{"event": "CALL", "data": "é"}'.encode("latin-1"), "not UTF-8"),
     raw("utf-16", '{"event": "CALL", "data": 1}'.encode("utf-16"), "not UTF-8"),
-    raw("a byte order mark", b'\xef\xbb\xbf{"event": "CALL", "data": 1}', "The body is not JSON"),
+    raw("two byte order marks", BOM * 2 + b'{"event": "CALL", "data": 1}', "The body is not JSON"),
+    raw("a byte order mark alone", BOM, "The body is not JSON"),
+    raw("a space and a byte order mark", b" " + BOM + b'{"event":"CALL","data":1}', "not JSON"),
+    raw("half a byte order mark", BOM[:2], "not UTF-8"),
+    raw("half an escape", b'{"event": "CALL", "data": "\\ud8"}', "The body is not JSON"),
+    raw("an escape of no digits", b'{"event": "CALL", "data": "\\udxyz"}', "The body is not JSON"),
+    raw("half an escape's end", b'{"event": "CALL", "data": "\\ud83d', "The body is not JSON"),
+    raw("half a pair, data twice", b'{"event":"CALL","data":"\\ud83d","data":1}', "twice"),
     raw("overlong utf-8", b'{"event": "CALL", "data": "\xc0\xaf"}', "not UTF-8"),
     raw("surrogate bytes", b'{"event": "CALL", "data": "\xed\xa0\x80"}', "not UTF-8"),
     raw("a key twice", b'{"event": "CALL", "event": "CALL", "data": 1}', 'the key "event" twice'),
@@ -86,11 +103,33 @@ CASES = [
     raw("oversized lines", b"x" * 70_000, "larger than", status=413, content_type=NDJSON),
     raw("too many", b"[" + b"1," * 60 + b"1]", "more than 50 events", status=413),
     # types and encodings
-    raw("no type", b'{"event": "CALL", "data": 1}', "Content-Type must be", content_type=""),
-    raw("text", b'{"event": "CALL", "data": 1}', "Content-Type must be", content_type="text/plain"),
-    raw("a form", b"event=CALL", "Content-Type must be", content_type=FORM),
-    raw("another charset", b"{}", "must be UTF-8", content_type="application/json; charset=utf-16"),
-    raw("gzip", b"\x1f\x8b", "Content-Encoding", headers={"Content-Encoding": "gzip"}),
+    raw("no type", b'{"event": "CALL", "data": 1}', "Content-Type must be", 415, content_type=""),
+    raw("text", b'{"event": "CALL", "data": 1}', "Content-Type must be", 415,
+        content_type="text/plain"),
+    raw("a form", b"event=CALL", "Content-Type must be", 415, content_type=FORM),
+    raw("another charset", b"{}", "must be UTF-8", 415,
+        content_type="application/json; charset=utf-16"),
+    packed("brotli", "br", b"{}", "Send the body as it is, or as gzip or deflate.", 415),
+    packed("an unknown one beside gzip", "gzip, zstd", b"{}", "'zstd' is not supported", 415),
+    packed("three", "gzip, gzip, gzip", b"{}", "more than 2 codings", 415),
+    packed("no gzip", "gzip", b'{"event": "CALL", "data": 1}', "is no gzip stream"),
+    packed("nothing", "gzip", b"", "ended too early"),
+    packed("half a gzip head", "gzip", b"\x1f", "ended too early"),
+    packed("a cut gzip stream", "gzip", GZIP[:-5], "ended too early"),
+    packed("a corrupt gzip stream", "gzip", GZIP[:-6] + b"\0" + GZIP[-5:], "is corrupt"),
+    packed("behind gzip", "gzip", GZIP + b"more", "is corrupt"),
+    packed("behind deflate", "deflate", zlib.compress(BODY) + b"more", "goes on behind the end"),
+    packed("a cut deflate stream", "deflate", zlib.compress(BODY)[:-1], "ended too early"),
+    packed("a bomb", "gzip", gzip.compress(b" " * 20_000_000), "larger than 65536 bytes", 413),
+    packed("a bomb in a bomb", "gzip, gzip", gzip.compress(gzip.compress(b" " * 9_000_000)),
+           "larger than 65536 bytes", 413),
+    packed("bad JSON", "gzip", gzip.compress(b"{"), "The body is not JSON"),
+    # halves of surrogate pairs
+    given("half a pair", "\ud83d"),
+    event("sender half a pair", {"sender": "a\ud83d"}, "sender: Has half of a surrogate pair"),
+    event("event half a pair", {"event": "\udc00"}, "event: Has half of a surrogate pair"),
+    event("origin half a pair", {"origin": "\ud83dx"}, "origin: Has half of a surrogate pair"),
+    event("integration half a pair", {"integration": ["\ud83d"]}, "integration: Has half"),
     # fields
     event("event missing", {"event": None}, "event: "),
     event("event a number", {"event": 1}, "event: "),
@@ -160,12 +199,12 @@ def test_a_bad_emit_is_a_clear_4xx_and_changes_nothing(
 ) -> None:
     before = dump()
 
-    how: dict[str, Any] = (
-        {"data": case.body, "content_type": case.content_type}
-        if isinstance(case.body, bytes)
-        else {"json": case.body}
+    # By json, which writes half of a surrogate pair; the client's own encoder does not.
+    body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
+    headers = GLOBAL | case.headers
+    answer = client.open(
+        case.path, method=case.method, headers=headers, data=body, content_type=case.content_type
     )
-    answer = client.open(case.path, method=case.method, headers=GLOBAL | case.headers, **how)
 
     assert answer.status_code == case.status, answer.get_data()
     assert answer.json is not None

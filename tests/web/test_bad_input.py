@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -84,22 +85,26 @@ CASES = [
         'the key "X-A" twice'),
     raw("Latin-1", '{"webhook": {"url": "https://é.com"}}'.encode("latin-1"), "not UTF-8"),
     raw("UTF-16", '{"webhook": {}}'.encode("utf-16"), "not UTF-8"),
-    raw("a byte order mark", b'\xef\xbb\xbf{"webhook": {}}', "The body is not JSON"),
+    raw("two byte order marks", b'\xef\xbb\xbf' * 2 + b'{"webhook": {}}', "The body is not JSON"),
     raw("overlong UTF-8", b'{"webhook": {"url": "\xc0\xaf"}}', "not UTF-8"),
     raw("half a surrogate pair", b'{"webhook": {"url": "https://\\ud800.com"}}',
-        "half of a surrogate pair"),
+        "webhook.url: Has half of a surrogate pair"),
     raw("half a pair as a key", b'{"webhook": {"headers": {"\\ud800": ""}}}',
         "half of a surrogate pair"),
     raw("30,000 digits", b'{"webhook": {"concurrency": ' + b"9" * 30_000 + b"}}", "1000 digits"),
     raw("too large", b'{"webhook": {"url": "' + b"a" * 70_000 + b'"}}', "larger than 65536 bytes",
         status=413),
-    raw("a form", b"url=https://example.com", "Content-Type must be application/json.",
-        content_type="application/x-www-form-urlencoded"),
-    raw("text", b"{}", "Content-Type must be application/json.", content_type="text/plain"),
-    raw("no type", b"{}", "Content-Type must be application/json.", content_type=""),
-    raw("another charset", b"{}", "must be UTF-8",
+    raw("a form", b"url=https://example.com", "Content-Type must be application/json,",
+        status=415, content_type="application/x-www-form-urlencoded"),
+    raw("text", b"{}", "Content-Type must be application/json,", status=415,
+        content_type="text/plain"),
+    raw("no type", b"{}", "Content-Type must be application/json,", status=415, content_type=""),
+    raw("another charset", b"{}", "must be UTF-8", status=415,
         content_type="application/json; charset=utf-16"),
-    raw("compressed", b"{}", "Content-Encoding is not supported",
+    raw("not compressed", b"{}", "is no gzip stream", headers={"Content-Encoding": "gzip"}),
+    raw("compressed otherwise", b"{}", "'br' is not supported", status=415,
+        headers={"Content-Encoding": "br"}),
+    raw("a bomb", gzip.compress(b" " * 9_000_000), "larger than 65536 bytes", status=413,
         headers={"Content-Encoding": "gzip"}),
     # around one sink
     Case("nothing of the sink", SET, {"rabbitmq": {"enabled": True}}, "webhook: Missing data"),

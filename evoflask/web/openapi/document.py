@@ -82,6 +82,7 @@ _ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     409: ("Conflict", "The thing is in a state that forbids it."),
     413: ("TooLarge", "The body or the batch is over its limit. Nothing was changed."),
     414: ("TooLong", "The request's line is over its limit."),
+    415: ("WrongType", "The body's type or encoding is none that is taken. Nothing was changed."),
     426: ("UpgradeRequired", "The version of the websocket protocol must be 13."),
     429: ("TooMany", "Too fast, too many of them, or too many wrong keys from this address."),
     431: ("HeadTooLarge", "The request's line or its headers are over their limit."),
@@ -309,7 +310,7 @@ def _follows(route: Route, said: Described, who: Who) -> set[int]:
     if said.body is not None or said.query is not None:
         found.add(400)
     if said.body is not None:
-        found.add(413)
+        found |= {413, 415}
     return found
 
 
