@@ -103,4 +103,7 @@ def worker_exit(server: object, worker: PatientWorker) -> None:
 
 def when_ready(server: object) -> None:
     """Once for all web workers, before the first of them."""
-    health.tell(_settings)
+    try:
+        health.tell(_settings)
+    except Misconfigured as error:
+        sys.exit(log.refuse(error))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
 
 from evoflask import bell, configuration, db, deadletters, durability, rotation
-from evoflask.errors import EvoflaskError, OutboxDown
+from evoflask.errors import EvoflaskError, Misconfigured, OutboxDown
 from evoflask.outbox import Outbox, connect, totals, usage
 from evoflask.outbox.timetable import Timetable
 from evoflask.outbox.totals import Server
@@ -48,7 +48,7 @@ class Part:
 def ready(outbox: Outbox, settings: Settings) -> list[Part]:
     """What a web process needs, and what the promises rest on. Never raises."""
     return [
-        *_redis(outbox),
+        *_redis(outbox, settings.redis_wait_aof),
         *_stored(outbox, settings),
         _guarded("clock", lambda: _clock(outbox)),
     ]
@@ -70,19 +70,24 @@ def failed(parts: Sequence[Part]) -> bool:
 
 
 def tell(settings: Settings) -> None:
-    """One line in the log of what a power cut can cost; nothing where Redis is not there yet."""
+    """Log in one line what a power cut can cost; nothing where Redis is not there yet. Raises
+    `Misconfigured` where Redis cannot do what a setting asks for."""
     client = connect(settings.redis_url, timeout=1.0, connections=1)
     try:
-        log_durability(Outbox(client))
+        log_durability(Outbox(client), waits=settings.redis_wait_aof)
+        if settings.redis_wait_aof and (why := Outbox(client).lacks_waitaof()):
+            raise Misconfigured(f"REDIS_WAIT_AOF is set, and {why}.")
+    except Misconfigured:
+        raise
     except EvoflaskError as error:
         log.warning("durability is not known yet: %s", error)
     finally:
         client.close()
 
 
-def log_durability(outbox: Outbox) -> None:
-    """Raises `OutboxDown`."""
-    part = _durability(totals.server(outbox))
+def log_durability(outbox: Outbox, *, waits: bool) -> None:
+    """`waits`: 202 waits for the disk. Raises `OutboxDown`."""
+    part = _durability(totals.server(outbox), waits=waits)
     facts = {name: part.facts[name] for name in ("appendonly", "appendfsync", "policy")}
     log.log(logging.INFO if part.state == OK else logging.WARNING, part.words, extra=facts)
 
@@ -97,12 +102,17 @@ def _guarded(name: str, look: Callable[[], Part]) -> Part:
 # -- Redis ----------------------------------------------------------------------------------
 
 
-def _redis(outbox: Outbox) -> list[Part]:
+def _redis(outbox: Outbox, waits: bool) -> list[Part]:
     try:
         server = totals.server(outbox)
+        lacks = outbox.lacks_waitaof() if waits else ""
     except EvoflaskError as error:
         return [Part("redis", FAILURE, f"{error}.")]
-    return [_server(server), _durability(server), _memory(server)]
+    durable = _durability(server, waits=waits)
+    if lacks:
+        words = f"REDIS_WAIT_AOF is set, and {lacks}: every event is refused (503)."
+        durable = Part("durability", FAILURE, words, durable.facts)
+    return [_server(server), durable, _memory(server)]
 
 
 def _server(server: Server) -> Part:
@@ -115,7 +125,8 @@ def _server(server: Server) -> Part:
     return Part("redis", OK, "It answers.", facts)
 
 
-def _durability(server: Server) -> Part:
+def _durability(server: Server, *, waits: bool) -> Part:
+    """`waits`: 202 waits for the disk, REDIS_WAIT_AOF."""
     disk = server.disk
     stalled = _stalls.note(server.run_id, disk.delayed)
     risk = durability.judge(server, stalled=stalled, now=time.time())
@@ -133,6 +144,11 @@ def _durability(server: Server) -> Part:
         return Part("durability", FAILURE, risk.words, facts)
     safe = disk.appendonly and server.fsync in ("always", "everysec")
     state = OK if safe and not risk.wrong else WARNING
+    if waits and disk.appendonly:
+        state = WARNING if risk.wrong else OK
+        risk = replace(
+            risk, cost="A power cut loses nothing that was answered 202 (REDIS_WAIT_AOF)."
+        )
     return Part("durability", state, risk.words, facts)
 
 

@@ -97,7 +97,9 @@ class EventManager:
         self._unhurried = replace(self.limits, events_per_second=0)
         """For what was accepted before, and what we say ourselves."""
         self._silent = Repeats(log)
-        self._copies = Copies(settings.redis_wait_replicas, settings.redis_wait_seconds)
+        self._copies = Copies(
+            settings.redis_wait_replicas, settings.redis_wait_seconds, settings.redis_wait_aof
+        )
         self._users_words, self._users_until = "", 0.0
 
     # -- the seed's two verbs ----------------------------------------------------------------
@@ -248,7 +250,7 @@ class EventManager:
             name=route.name,
         )
         try:
-            if self._copies.replicas:
+            if self._copies.replicas or self._copies.disk:
                 answer = self.outbox.run_copied(call, self._copies)
             else:
                 answer = self.outbox.run_written(call)

@@ -370,6 +370,17 @@ class Settings:
             "s",
         ),
     )
+    redis_wait_aof: bool = _field(
+        False,
+        About(
+            "REDIS_WAIT_AOF",
+            "Answer 202 only when the outbox' Redis has the event on its disk (fsync), by WAITAOF: "
+            "Redis 7.2 or newer, or Valkey, with `appendonly yes`. A server without it refuses "
+            "every event, 503. With `appendfsync everysec` an answer takes up to two seconds; take "
+            "`always` where single events come one after the other.",
+            boolean,
+        ),
+    )
     database_url: str = _field(
         "",
         About(

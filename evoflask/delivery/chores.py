@@ -205,7 +205,7 @@ class Chores:
         if self._timetable.told() == told:
             configuration.push_stale(self._outbox)
             return
-        health.log_durability(self._outbox)
+        health.log_durability(self._outbox, waits=self._settings.redis_wait_aof)
         pushed = configuration.push_all(self._outbox, between=self._lease.take)
         self._timetable.tell(told)
         log.info("configuration was pushed to Redis", extra={"instances": pushed})

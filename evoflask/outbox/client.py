@@ -43,6 +43,10 @@ NO_CONNECTION = "No connection available."
 SYNC_LOOK = 0.005
 """Seconds between looks for the end of an fsync that an append waits for."""
 _PERSISTENCE = ("INFO", "persistence")
+WAITAOF_PROBE = ("WAITAOF", 1, 0, 1)
+"""Answered at once, or in a millisecond, by a server that can be waited for."""
+AOF_SECONDS = 1.8
+"""Seconds that an fsync may take to come: with `everysec`, one and its own time."""
 TIMEOUT = 2.0
 """Seconds for an answer of Redis. A verb takes milliseconds."""
 CONNECTIONS = 256
@@ -75,10 +79,12 @@ def connect_async(
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """How many replicas must have what was accepted, and the seconds that they get for it."""
+    """How many replicas must have what was accepted, and the seconds that they get for it.
+    `disk`: the server's own disk must have it too."""
 
     replicas: int
     seconds: float
+    disk: bool = False
 
 
 def translate(error: exceptions.RedisError | OSError) -> OutboxDown | OutboxFull:
@@ -182,7 +188,7 @@ class Outbox:
             connection = pool.get_connection()
             try:
                 yield connection
-            except (exceptions.ResponseError, OutboxUnwritable):
+            except (exceptions.ResponseError, OutboxDown):
                 raise  # every answer was read
             except BaseException:
                 # An answer that nobody read must not be taken for that of the next command.
@@ -211,31 +217,44 @@ class Outbox:
             pool.release(connection)
 
     def run_copied(self, call: Call[T], copies: Copies) -> T:
-        """`run`, and then until so many replicas have it.
+        """`run_written`, and then until so many replicas have it, and the disk where asked for.
 
-        Raises OutboxDown also when fewer said so in time: the verb ran, and a failover may lose
-        it. The mark is written behind a verb that wrote nothing too: what it found, an event that
-        was accepted before, may be what the replicas do not have yet, and WAIT is about the last
-        write of its own connection.
+        Raises OutboxDown also when fewer said so in time: the verb ran, and a failover or a loss
+        of power may lose it. The mark is written behind a verb that wrote nothing too: what it
+        found, an event that was accepted before, may be what the replicas do not have yet, and
+        both commands are about the last write of their own connection.
         """
-        mark = keys.copied(call.prefix)
-        wait = ("WAIT", copies.replicas, round(copies.seconds * 1000))
-        with translated():
-            for _ in range(2):
-                pipe = self.redis.pipeline(transaction=False)
-                pipe.evalsha(call.script.sha, 1, call.prefix, *call.args)
-                pipe.set(mark, 1)
-                pipe.execute_command(*wait)
-                answer, marked, have = pipe.execute(raise_on_error=False)
-                if not isinstance(answer, exceptions.NoScriptError):
-                    break
-                self.redis.script_load(call.script.text)
-            for each in (answer, marked, have):
+        evalsha = ("EVALSHA", call.script.sha, 1, call.prefix, *call.args)
+        commands = [evalsha, ("SET", keys.copied(call.prefix), 1), _PERSISTENCE]
+        if copies.replicas:
+            commands.append(("WAIT", copies.replicas, round(copies.seconds * 1000)))
+        if copies.disk:
+            commands.append(("WAITAOF", 1, 0, round(AOF_SECONDS * 1000)))
+        with self._connection() as connection:
+            if copies.disk:
+                _check_waitaof(_exchange(connection, WAITAOF_PROBE)[0])
+            answers = _exchange(connection, *commands)
+            if isinstance(answers[0], exceptions.NoScriptError):
+                _exchange(connection, ("SCRIPT", "LOAD", call.script.text))
+                answers = _exchange(connection, *commands)
+            answer, marked, said, *have = answers
+            for each in (answer, marked, *have):
                 if isinstance(each, Exception):
                     raise each
-        if have < copies.replicas:
-            raise OutboxDown("too few replicas hold it; repeat with the same id")
+            if copies.disk and have.pop()[0] < 1:
+                raise OutboxDown("Redis' disk does not have it in time; repeat with the same id")
+            if copies.replicas and have.pop() < copies.replicas:
+                raise OutboxDown("too few replicas hold it; repeat with the same id")
+            if not copies.disk:
+                self._wait_written(connection, said)
+        disk.notices.taken(call.script.name)
         return call.read(answer)
+
+    def lacks_waitaof(self) -> str:
+        """Why this server cannot be waited for by WAITAOF; "": it can. Raises OutboxDown."""
+        with self._connection() as connection:
+            (answer,) = _exchange(connection, WAITAOF_PROBE)
+        return why_no_waitaof(answer) if isinstance(answer, Exception) else ""
 
     def partitions(self, at_least: int) -> list[int]:
         """Partitions that instances were drawn for, and those that new ones may be."""
@@ -440,6 +459,28 @@ def _exchange(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
         except exceptions.ResponseError as error:
             answers.append(error)
     return answers
+
+
+def why_no_waitaof(error: Exception) -> str:
+    """Why a server refuses `WAITAOF_PROBE`, in words."""
+    said = str(error).lower()
+    if "unknown command" in said:
+        return "this Redis has no WAITAOF: it needs Redis 7.2 or newer, or Valkey"
+    if "appendonly" in said:
+        return "this Redis keeps no append-only file (appendonly no)"
+    if "noperm" in said or "permission" in said:
+        return "its user may not run WAITAOF: add +waitaof to its ACL"
+    return f"this Redis refuses WAITAOF ({type(error).__name__})"
+
+
+def _check_waitaof(answer: Any) -> None:
+    """Before the verb runs: where nothing can be waited for, nothing is accepted."""
+    if not isinstance(answer, Exception):
+        return
+    if redislink.refuses_writes(answer):
+        raise answer
+    why = why_no_waitaof(answer)
+    raise OutboxDown(f"REDIS_WAIT_AOF is set, and {why}; nothing was accepted")
 
 
 def _good(answers: Sequence[Any]) -> Sequence[Any]:

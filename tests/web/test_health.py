@@ -171,6 +171,20 @@ def test_secrets_that_do_not_open_are_told_and_events_are_taken_on(
     assert "evoflask_secrets_closed 0.0" in call("GET", "/metrics").get_data(as_text=True)
 
 
+def test_a_database_that_knows_no_lane_of_redis_is_a_failure(
+    client: FlaskClient, call: Request, instance: str
+) -> None:
+    call("POST", "/event/emit/a", {"event": "CALL", "data": 1})
+    before = parts(client)["database"]
+    models.Subscription.update(lane="another").execute()
+
+    empty = parts(client, 503)["database"]
+
+    assert (before["state"], before["lanesLookedAt"], before["lanesUnknown"]) == ("ok", 1, 0)
+    assert (empty["state"], empty["lanesUnknown"]) == ("failure", 1)
+    assert "DATABASE_URL" in empty["message"]
+
+
 def test_secrets_in_the_clear_are_told(client: FlaskClient, instance: str) -> None:
     models.Subscription.update(settings=vault.Sealed("{}")).execute()
 
