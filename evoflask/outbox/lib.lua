@@ -97,7 +97,8 @@ local function pressure(bytes, share)
   local max, used = said('maxmemory'), said('used_memory') + bytes
   if max == 0 or used <= max * share then return nil end
   local counted = used - said('mem_not_counted_for_evict')
-  local keys = math.max(counted - said('mem_clients_normal'), 0)
+  -- What is to be added is in the buffer of the request already.
+  local keys = math.max(counted - bytes - said('mem_clients_normal'), 0)
   local entries = math.max(tonumber(call('GET', P .. 'storing') or 0),
     tonumber(call('GET', P .. 'weighing') or 0)) + bytes
   local own = said('used_memory_startup') + said('used_memory_scripts')

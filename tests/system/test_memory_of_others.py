@@ -119,3 +119,44 @@ def test_sockets_that_ask_for_a_large_event_and_read_nothing_cost_nobody_else_an
     web = house.rss("web", peak=True)
     print(f"{dict(statuses)}; peak {peak >> 20} MB of Redis, {web >> 20} MB of web")
     assert web < WEB
+
+
+def pour(house: House, name: str, size: int) -> int:
+    """Emits until an emit is refused for want of memory, or so many bytes were taken; how many."""
+    client, taken = house.client(), 0
+    while taken < size:
+        events = [
+            {"event": "MESSAGES_UPSERT", "data": message(n, padding="x" * 25_000)}
+            for n in range(20)
+        ]
+        answer = client.emit_many(name, events)
+        if answer.status_code == 503:
+            break
+        taken += 20 * 25_000
+    return taken
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("foreign", [0, 60_000_000])
+def test_a_heavy_lane_gives_way_for_its_own_bytes_also_beside_foreign_keys(
+    make_house: MakeHouse, receiver: Receiver, foreign: int
+) -> None:
+    house = make_house(maxmemory="100mb", retry_schedule="3600,3600")
+    make_victim(house, receiver)
+    client = house.client()
+    client.create("heavy")
+    client.set_webhook("heavy", receiver.url("/victim"))
+    if foreign:
+        house.raw.setrange("another:app", foreign, "x")
+
+    def gave_way() -> bool:
+        pour(house, "heavy", 5_000_000)
+        return bool(house.query("SELECT 1 FROM dead_letter WHERE instance_name = 'heavy' LIMIT 1"))
+
+    wait_for(gave_way, 90, "the heavy lane to give way", 0.2)
+
+    letters = house.query("SELECT DISTINCT instance_name, reason FROM dead_letter")
+    assert letters == [("heavy", "expired")]
+    assert house.lane("victim").waiting == WAITING
+    assert house.client().emit("victim", data={}).status_code == 202
+    assert house.off() == {}
