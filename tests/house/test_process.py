@@ -143,5 +143,5 @@ def test_an_older_redis_refuses_the_data_of_a_newer_one(
 
 
 def test_a_redis_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="nonsense"):
+    with pytest.raises(Misconfigured, match="nonsense"):
         RedisServer(tmp_path, options=["--nonsense", "1"]).start()

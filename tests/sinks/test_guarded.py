@@ -294,7 +294,8 @@ def test_a_name_that_stands_for_an_address_inside_is_refused_with_a_sentence(
 
     assert refused.status_code == 400
     assert refused.json["response"]["message"] == [
-        "webhook.url: Must not be reached: its name stands for an address that is private."
+        "webhook.url: Must not be reached: its name stands for an address that is private. "
+        "To allow it, the operator lists its network in WEBHOOK_ALLOW_NETWORKS."
     ]
 
 

@@ -205,7 +205,7 @@ def test_an_exchange_that_amqp_or_the_broker_would_not_take_is_refused_when_it_i
 
 
 def test_the_longest_exchange_works(broker: RabbitmqHarness) -> None:
-    exchange = set_body("rabbitmq", {"exchange": "x" * 127}).given["exchange"]
+    exchange = set_body("rabbitmq", {"exchange": "x" * 127}).patches["rabbitmq"].given["exchange"]
     bind(broker, exchange)
 
     [attempt] = send(broker, delivery(to(exchange), "long"))

@@ -216,7 +216,10 @@ def tries(scene: Scene) -> list[Try]:
         Try("GET", find, key=THEIRS.upper()),
         Try("GET", find, key=f"{MINE},{THEIRS}"),
         Try("GET", f"{find}?apikey={THEIRS}", key=None, same=False),
-        Try("GET", find, key=None, headers={"Authorization": f"Bearer {THEIRS}"}),
+        Try("GET", find, key=None, headers={"Authorization": f"Bearer {MINE}"}),
+        Try("GET", find, headers={"Authorization": f"Bearer {THEIRS}"}),  # apikey alone counts
+        Try("GET", find, key=None, headers={"Authorization": f"Basic {THEIRS}"}),
+        Try("GET", find, key=None, headers={"Authorization": f"Bearer {MINE} {THEIRS}"}),
         Try("GET", "/rq/", key=None, same=False,
             headers={"Cookie": f"evoflask_rq=9999999999.{'0' * 16}.global.{'0' * 64}"}),
         Try("GET", "/rq/0/data/queues.json", key=None, same=False,

@@ -91,7 +91,7 @@ def test_the_event_and_its_data_may_be_given(
         ("/status/422", "422", "becomes a dead letter at once: giveUpOn has 422."),
         ("/status/503", "503", "the receiver failed inside"),
         ("/redirect/302/elsewhere", "302", "the URL moved"),
-        ("/garbage", "bad-answer", "not as this kind of receiver does"),
+        ("/garbage", "bad-answer", "not as this kind of receiver should"),
         ("/close", "reset", "The connection broke before the answer was complete"),
         ("/hang", "timeout", "no answer came within the timeout"),
     ],

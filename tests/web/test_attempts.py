@@ -127,7 +127,7 @@ def test_a_failure_is_logged_with_its_reason_and_at_which_try(
     subscribe(call, receiver.url("/status/500"))
     emit(call, "one")
     deliver()
-    subscribe(call, receiver.url("/status/404"))
+    subscribe(call, receiver.url("/status/410"))
     call("POST", "/lane/a/webhook/resume")
 
     deliver()
@@ -136,7 +136,7 @@ def test_a_failure_is_logged_with_its_reason_and_at_which_try(
     assert (first["outcome"], first["code"], first["try"]) == ("refused", "500", 1)
     assert first["reason"].startswith("answered 500 Internal Server Error")
     assert first["answer"] == '{"error": "as told"}'
-    assert (second["outcome"], second["code"], second["try"]) == ("rejected", "404", 2)
+    assert (second["outcome"], second["code"], second["try"]) == ("rejected", "410", 2)
 
 
 def test_an_answer_that_repeats_a_secret_is_logged_without_it(

@@ -242,7 +242,7 @@ def _letter(client: redis.Redis, lane: str) -> None:
 def _foreign(client: redis.Redis, lane: str) -> None:
     """An entry under another key than it was accepted with."""
     member = first(client, f"{P}waiting:{lane}")
-    client.zadd(f"{P}waiting:{lane}", {member.replace(":-", ":zzzzzzzz"): 0})
+    client.zadd(f"{P}waiting:{lane}", {member.rpartition(":")[0] + ":zzzzzzzz": 0})
     client.hincrby(f"{P}lane:{lane}", "routed", 1)
 
 

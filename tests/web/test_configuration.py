@@ -310,6 +310,6 @@ def test_set_instance_takes_a_missing_enabled_for_true(
 
 
 def test_what_a_patch_leaves_out_is_not_in_it() -> None:
-    patch = schemas.set_body("webhook", {"webhook": {"byEvents": True}})
+    given = schemas.set_body("webhook", {"webhook": {"byEvents": True}})
 
-    assert dict(patch.given) == {"byEvents": True}
+    assert dict(given.patches["webhook"].given) == {"byEvents": True}

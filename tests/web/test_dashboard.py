@@ -183,7 +183,18 @@ def test_a_login_leads_to_no_other_site(log_in: Callable[..., TestResponse], whe
     assert log_in(path=f"/rq/login?next={where}").headers["Location"] == "/rq/"
 
 
-@pytest.mark.parametrize("key", ["", "wrong", "token-a", API_KEY + "x", "ü" * 300])
+def test_a_token_does_not_open_the_page_and_sets_no_cookie(
+    client: FlaskClient, log_in: Callable[..., TestResponse], instance: str
+) -> None:
+    answer = log_in("token-a")
+
+    assert answer.status_code == 403
+    assert "Set-Cookie" not in answer.headers
+    assert "opens /docs, and not this page" in answer.text
+    assert client.get("/rq/").status_code == 303
+
+
+@pytest.mark.parametrize("key", ["", "wrong", API_KEY + "x", "ü" * 300])
 def test_a_wrong_key_is_401_and_sets_no_cookie(
     client: FlaskClient, log_in: Callable[..., TestResponse], instance: str, key: str
 ) -> None:
@@ -196,7 +207,7 @@ def test_a_wrong_key_is_401_and_sets_no_cookie(
 
 
 def test_after_too_many_wrong_keys_the_right_one_still_opens_the_page(
-    settings: Callable[..., Settings],
+    client: FlaskClient, settings: Callable[..., Settings]
 ) -> None:
     client = composition.create_app(settings(auth_failures_per_minute=3)).test_client()
     for _ in range(3):

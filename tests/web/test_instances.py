@@ -34,8 +34,10 @@ def test_create_answers_in_evolution_api_s_shape(call: Request) -> None:
     assert answer.status_code == 201
     assert list(answer.json) == [
         "instance", "hash", "webhook", "websocket", "rabbitmq", "nats", "sqs", "pusher",
-        "settings",
+        "settings", "warnings",
     ]  # fmt: skip
+    assert len(answer.json["warnings"]) == 1
+    assert answer.json["warnings"][0].startswith("qrcode: ")
     assert answer.json["instance"] == {
         "instanceName": "i1",
         "instanceId": Instance.get().outbox,

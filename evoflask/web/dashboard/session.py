@@ -179,8 +179,7 @@ def enter() -> Response:
     sha256 = digest(request.form.get("key", "")[: MAX_KEY + 1])
     key = parts().keys.find(sha256)
     if key is None:
-        tenants = configuration.list_instances(token_sha256=sha256)
-        return _enter_as_tenant(tenants[0].instance) if tenants else _refuse(sha256)
+        return _enter_by_token(sha256)
     cookie = sessions().issue(key, time.time())
     response = _to(_next())
     for name, value, hidden, path in (
@@ -200,9 +199,16 @@ def enter() -> Response:
     return response
 
 
-def _refuse(sha256: str) -> Response:
-    """The form again, for a key that is not an operator's."""
+def _enter_by_token(sha256: str) -> Response:
+    """Admit an instance's token, or show the form again.
+
+    Above the limit for wrong keys, logins share one query at a time, as other requests do.
+    """
     try:
+        parts().door.admit(address, sha256, time.monotonic())
+        tenants = configuration.list_instances(token_sha256=sha256)
+        if tenants:
+            return _enter_as_tenant(tenants[0].instance)
         fail(sha256)
     except TooManyFailures as error:
         refused = _form(429, "Too many wrong keys. Wait a minute, then try again.")
