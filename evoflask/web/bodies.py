@@ -37,16 +37,20 @@ def json_body(schema: Callable[[dict[str, Any]], T]) -> T:
 
 def optional_json_body(schema: Callable[[dict[str, Any]], T]) -> T:
     """The same where a request without any body means an empty object."""
-    if not request.content_length and "Transfer-Encoding" not in request.headers:
-        return schema({})
-    return json_body(schema)
+    return schema({}) if _has_no_body() else json_body(schema)
+
+
+def _has_no_body() -> bool:
+    return not request.content_length and "Transfer-Encoding" not in request.headers
 
 
 def refuse_type(*mimetypes: str) -> None:
-    """Raises `WrongType` for a body that announces another type than one of these."""
+    """Raise `WrongType` for a body of another type than these, and `BadInput` for no body."""
     if request.environ.get("CONTENT_TYPE") in mimetypes:
         return  # as nearly everybody writes it
     types = " or ".join(mimetypes)
+    if not request.mimetype and _has_no_body():
+        raise BadInput(f"The body is missing. Send it with Content-Type: {types}.")
     if request.mimetype not in mimetypes:
         given = f"and not {request.mimetype[:60]!r}" if request.mimetype else "and is missing"
         raise WrongType(f"Content-Type must be {types}, {given}.", types=mimetypes)

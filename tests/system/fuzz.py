@@ -29,7 +29,7 @@ from tests.system.house import API_KEY, House
 HERE = Path(__file__).parent
 INSTANCES = ("support", "spare")
 CLOSED = "http://127.0.0.1:9/"  # nobody listens: what goes there becomes a letter
-LIMIT = 300
+LIMIT = 600
 """Seconds for all of it."""
 
 
@@ -109,7 +109,9 @@ def run(folder: Path, *, seed: int, examples: int, phases: str = "") -> Report:
             *("--config-file", str(HERE / "fuzz.toml")),
             *("run", f"http://127.0.0.1:{house.port}/openapi.json"),
             *("--header", f"apikey:{API_KEY}"),
-            *("--mode", "all", "--workers", "2"),
+            # One thread: CPython 3.11 counts the depth of `ast.parse` for all threads together,
+            # and the client's coverage phase then fails in itself (SystemError).
+            *("--mode", "all", "--workers", "1"),
             *("--seed", str(seed), "--max-examples", str(examples)),
             *("--request-timeout", "60", "--continue-on-failure", "--no-shrink"),
             *("--generation-database", "none", "--no-color"),
