@@ -9,7 +9,7 @@ import pytest
 
 from tests.system import fuzz
 
-pytestmark = pytest.mark.slow  # alone: it has five minutes
+pytestmark = pytest.mark.slow  # alone: it has ten minutes
 
 
 def test_every_answer_to_valid_and_hostile_requests_is_a_documented_one(tmp_path: Path) -> None:
