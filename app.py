@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["evoflask"] = Parts(settings, client, box, changes, manager, keys, door)
     rowids.register(app)
     errors.register(app)
-    app.url_map.strict_slashes = False  # Evolution API takes a slash at the end, too
+    app.url_map.strict_slashes = False  # Evolution API also takes a slash at the end
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     app.url_map.strict_slashes = True  # pages have relative links

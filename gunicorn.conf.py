@@ -59,8 +59,8 @@ _files = files.allow(_settings.web_connections + threads, _settings.websocket_ma
 worker_connections = _files.connections
 graceful_timeout = _settings.grace_seconds
 timeout = 60
-# Headers of a proxy are read by `evoflask.web.forwarded`, by TRUSTED_PROXIES. gunicorn would
-# believe any client on loopback.
+# `evoflask.web.forwarded` reads a proxy's headers, by TRUSTED_PROXIES. gunicorn would believe any
+# client on loopback.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 keepalive = _settings.web_idle_seconds
@@ -73,7 +73,7 @@ logger_class = _Logger
 
 
 def _identify(parts: Parts, apikey: bytes, authorization: bytes) -> tuple[Rank, str | None]:
-    """Rank and digest of a request's key, from memory alone."""
+    """Return rank and digest of a request's key, from memory alone."""
     key = given_key(apikey.decode("latin-1"), authorization.decode("latin-1"))
     if not key:
         return Rank.STRANGER, None
@@ -84,8 +84,11 @@ def _identify(parts: Parts, apikey: bytes, authorization: bytes) -> tuple[Rank, 
 
 
 def post_worker_init(worker: PatientWorker) -> None:
-    """Sockets must hear of a SIGTERM, else the worker would wait for them in vain. What
-    exports spans is a thread, so it begins after the fork."""
+    """Set up what a worker needs after the fork.
+
+    Sockets must notice a SIGTERM, else the worker would wait for them in vain. A thread exports
+    spans, so it starts after the fork.
+    """
     traces.configure(_settings, "web")
     parts = worker.wsgi.extensions["evoflask"]
     worker.identify = lambda apikey, authorization: _identify(parts, apikey, authorization)
@@ -102,7 +105,7 @@ def worker_exit(server: object, worker: PatientWorker) -> None:
 
 
 def when_ready(server: object) -> None:
-    """Once for all web workers, before the first of them."""
+    """Log once what a power cut can cost, before the first web worker starts."""
     try:
         health.tell(_settings)
     except Misconfigured as error:

@@ -1,6 +1,6 @@
 """evoflask delivers events of many tenants to their sinks, at least once and visibly.
 
-The house, from the top; a module imports only floors below it:
+The floors, from the top. A module imports only floors below its own:
 
     cli                                       flask --app app ...
     web | gateway | delivery | dev            HTTP · sockets · the drain · embedded servers

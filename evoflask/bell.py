@@ -43,7 +43,7 @@ def connect(url: str, socket_timeout: float = 2.0) -> redis.Redis:
 
 
 def translate(error: redis.RedisError | OSError) -> Unavailable:
-    """An error of RQ's Redis in words that do not change with each job."""
+    """Return an error of RQ's Redis in words that are equal for all jobs."""
     if redislink.refuses_writes(error):
         return Unavailable(f"it cannot write to its disk: {redislink.disk_words(error)}")
     return Unavailable(type(error).__name__)

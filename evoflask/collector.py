@@ -26,8 +26,8 @@ def give_back() -> None:
     """Give large allocations back to the system when they are freed.
 
     glibc raises its threshold for mappings to the size of the last one that was freed, up to 32 MB.
-    Bodies of 15 MB then come from the heap and leave holes there. A fixed threshold prevents that.
-    Other C libraries have no `mallopt`, and need none.
+    Bodies of 15 MB then come from the heap and leave holes there. A fixed threshold prevents this.
+    Other C libraries have no `mallopt` and do not need it.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING)

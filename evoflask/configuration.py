@@ -188,7 +188,7 @@ def list_instances(
 
 
 def live_tokens(digests: Collection[str]) -> set[str]:
-    """Those of the digests that are the token of a live instance, in one query. Raises
+    """Return the digests that are tokens of live instances, by one query. Raises
     `DatabaseDown`."""
     with db.translate():
         query = Instance.select(Instance.token_sha256).where(
@@ -252,15 +252,17 @@ def read_target(lane: str) -> Target | None:
 
 
 def known_lanes(lanes: Iterable[str]) -> set[str]:
-    """Those of them that have a row. Raises `DatabaseDown`."""
+    """Return the lanes that have a row. Raises `DatabaseDown`."""
     query = Subscription.select(Subscription.lane).where(Subscription.lane.in_(list(lanes)))
     with db.translate():
         return {row.lane for row in query}
 
 
 def operator_target() -> Target | None:
-    """Where the operator's events go; None where nobody wants them. Raises `DatabaseDown`,
-    `Undecipherable`."""
+    """Return the destination of the operator's events, or None if there is none.
+
+    Raises `DatabaseDown`, `Undecipherable`.
+    """
     query = Subscription.select(Subscription, Instance).join(Instance)
     with db.translate():
         row: Subscription | None = query.where(_live(OPERATOR) & Subscription.enabled).first()

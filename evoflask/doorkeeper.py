@@ -1,11 +1,10 @@
 """Limit wrong keys by address. Safe between threads.
 
-A right key always passes, also from an address that sent too many wrong ones: a neighbour behind
-the same address may have it. The address of a key counts only after the key proved wrong.
+A right key always passes, even from an address that sent too many wrong ones. Neighbours may share
+that address. The address of a key counts only after the key proved wrong.
 
 An address over its limit gets 429 for a wrong key. A key that this process has not seen may be
-right, so one query looks it up. All threads share that query: however many wrong keys arrive, one
-query at a time is under way.
+right, so one query looks it up. All threads share that query, so only one is under way at a time.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from evoflask.errors import TooManyFailures
 
 MINUTE: Final = 60.0
 ADDRESSES: Final = 10_000
-"""Addresses that are remembered. Beyond this count the address with the oldest failure goes."""
+"""Addresses that are remembered. One more replaces the address with the oldest failure."""
 KNOWN: Final = 10_000
-"""Keys that were right. Beyond this count the least recently used key goes."""
+"""Right keys that are remembered. One more replaces the least recently used key."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LookUp = Callable[[Collection[str]], Collection[str]]
-"""Returns those of the digests that are right."""
+"""Takes digests and returns the right ones."""
 
 
 class Doorkeeper:
@@ -56,8 +55,10 @@ class Doorkeeper:
         return sha256 in self._known
 
     def failed(self, address: str, now: float) -> float:
-        """Count a wrong key, unless its address is over the limit. Returns the seconds that an
-        address over the limit has to wait; 0: it is not."""
+        """Count a wrong key, unless its address is over the limit.
+
+        Return the seconds that the address must wait, or 0 if it is not over the limit.
+        """
         wait = self._wait(address, now)
         if wait > 0:
             return wait
@@ -91,7 +92,7 @@ class Doorkeeper:
 
 
 def too_many(wait: float) -> TooManyFailures:
-    """The error for a wrong key whose address has to wait so many seconds."""
+    """Return the error for a wrong key whose address must wait `wait` seconds."""
     error = TooManyFailures("Too many wrong keys came from this address; wait a minute.")
     error.retry_after = int(wait) + 1
     return error
@@ -107,7 +108,7 @@ class _Batch:
 
 
 class _Shared:
-    """One query at a time. Threads that come while it runs share the next query."""
+    """Runs one query at a time. Threads that arrive during a query share the next one."""
 
     def __init__(self, look_up: LookUp) -> None:
         self._look_up = look_up

@@ -1,7 +1,7 @@
-"""What the death of Redis, of its machine and of its disk would cost now, in words.
+"""Say what would be lost now if Redis, its machine or its disk failed.
 
-Judged by Redis' present state, not by its configuration alone. For `/readyz`, `flask doctor`,
-the log and the operator's webhook. Everything here is pure but `Stalls`.
+The sentences follow from Redis' present state, not from its configuration alone. `/readyz`,
+`flask doctor`, the log and the operator's webhook show them. All of this is pure except `Stalls`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ WELL, AILING, FAILING = "well", "ailing", "failing"
 
 AT_RISK = {
     "always": "A power cut loses nothing that was answered 202.",
-    "everysec": "A power cut can cost what was accepted in the last second, two at most; "
-    "the death of the Redis process alone costs nothing that was answered 202.",
-    "no": "A power cut can cost what was accepted since the kernel last wrote, half a minute "
-    "usually; the death of the Redis process alone costs nothing that was answered 202.",
+    "everysec": "A power cut can lose what was accepted in the last second, two at most. "
+    "A death of the Redis process alone loses nothing that was answered 202.",
+    "no": "A power cut can lose what the kernel has not written yet, usually half a minute. "
+    "A death of the Redis process alone loses nothing that was answered 202.",
 }
 """Cost of a healthy Redis by `appendfsync`."""
 RECENT = 60.0
@@ -29,9 +29,11 @@ RECENT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """`disk`: of `WELL`, `AILING` (a rewrite, a snapshot or an fsync failed) and `FAILING` (Redis
-    refuses every write). `wrong`: sentences on what needs attention, worst first. `cost`: what
-    would be lost now."""
+    """The state of Redis' disk, and sentences about it.
+
+    `disk` is `WELL`, `AILING` (a rewrite, a snapshot or an fsync failed) or `FAILING` (Redis
+    refuses every write). `wrong`: faults to attend to, worst first. `cost`: what would be lost now.
+    """
 
     disk: str
     wrong: tuple[str, ...]
@@ -47,7 +49,10 @@ class Risk:
 
 
 def judge(server: Server, *, stalled: int = 0, now: float) -> Risk:
-    """`stalled`: fsyncs of the last minute that took over two seconds; `now`: Unix seconds."""
+    """Return the risk that follows from a server's state.
+
+    `stalled`: fsyncs of the last minute that took over two seconds. `now`: Unix seconds.
+    """
     wrong = tuple(_wrong_disk(server, stalled))
     if server.refusal or not server.disk.appends:
         return Risk(FAILING, wrong, _cost_of_failing(server, now))
@@ -61,20 +66,20 @@ def _wrong_disk(server: Server, stalled: int) -> Iterator[str]:
         why = server.refusal or "its append-only file could not be written"
         yield (
             f"Redis refuses all writes: {why}. Events are answered 503, and no delivery is "
-            "settled. Give its disk room or mend it: Redis goes on by itself within a second. Do "
-            "not restart Redis before."
+            "settled. Free disk space or repair the disk. Redis then resumes within a second; do "
+            "not restart it before."
         )
     if not disk.rewrites:
         yield (
-            "Redis could not rewrite its append-only file the last time (its log says why; often "
-            "the disk is full): the file grows until the disk is full."
+            "The last rewrite of Redis' append-only file failed. Its log has the reason, often a "
+            "full disk. The file grows until the disk is full."
         )
     if not disk.snapshots and not server.refusal:
-        yield ("Redis could not save its last snapshot (its log says why; often the disk is full).")
+        yield "Redis' last snapshot failed. Its log has the reason, often a full disk."
     if stalled:
         yield (
-            f"Its disk stalls: {stalled} fsyncs of the last minute took over two seconds. Events "
-            "wait for them, or are answered 503."
+            f"Redis' disk stalls: {stalled} fsyncs of the last minute took over two seconds. "
+            "Events wait for them, or are answered 503."
         )
 
 
@@ -89,10 +94,10 @@ def _wrong_settings(server: Server) -> Iterator[str]:
 def _cost(server: Server) -> str:
     if not server.disk.appendonly:
         return (
-            "Redis keeps no append-only file (appendonly no): a power cut or a restart loses all "
-            "that waits, or what came since its last snapshot."
+            "Redis keeps no append-only file (appendonly no). A power cut or a restart loses all "
+            "waiting events, or those since its last snapshot."
         )
-    unknown = "Redis does not tell its appendfsync; ask who runs it."
+    unknown = "Redis does not report its appendfsync; ask its operator."
     return AT_RISK.get(server.fsync or "", unknown)
 
 
@@ -102,13 +107,13 @@ def _cost_of_failing(server: Server, now: float) -> str:
         age = max(0.0, now - disk.snapshot_at)
         return (
             "The death of the Redis process or of its machine now loses everything since its last "
-            f"good snapshot, {age:.0f} seconds ago: what was answered 202 since then too."
+            f"good snapshot, {age:.0f} seconds ago. This includes events that were answered 202."
         )
     return (
-        "The death of the Redis process now loses what Redis holds in memory and could not write "
-        f"({disk.unwritten} bytes): events answered 503 that may still be delivered, and outcomes "
-        "of deliveries, which are then repeated. A power cut also loses what was answered 202 in "
-        "the last two seconds before the disk failed."
+        f"The death of the Redis process now loses {disk.unwritten} bytes that Redis could not "
+        "write. They are events answered 503 that may still be delivered, and outcomes of "
+        "deliveries, which are then repeated. A power cut also loses what was answered 202 in the "
+        "last two seconds before the disk failed."
     )
 
 
@@ -120,10 +125,10 @@ class Stalls:
         self._seen: tuple[str, int] | None = None
         """Run id of Redis, and its count."""
         self._last = (0, 0.0)
-        """How many, and when by the monotonic clock."""
+        """Number of stalls, and the time of the last by the monotonic clock."""
 
     def note(self, run_id: str, delayed: int) -> int:
-        """`delayed`: Redis' count since its start. Returns those of the last minute."""
+        """Return the stalls of the last minute. `delayed`: Redis' own count since its start."""
         now = time.monotonic()
         with self._lock:
             count, at = self._last

@@ -1,7 +1,7 @@
-"""An emit's envelope: what a producer says of an event, with `data` left as it was given.
+"""Parse an emit's envelope: the fields of an event, with `data` left as it was given.
 
-`data` is never parsed into Python: msgspec checks that it is JSON and hands out its bytes,
-which arrive at the receiver to the byte.
+msgspec checks that `data` is JSON and returns its bytes. It is never parsed into Python, and the
+receiver gets exactly these bytes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Event:
 
 
 def fingerprint(event: Event) -> bytes:
-    """12 bytes that are equal where event name and `data` bytes are."""
+    """Return 12 bytes that are equal for equal event names and `data` bytes."""
     digest = hashlib.blake2b(event.name.encode() + b" ", digest_size=12)
     digest.update(event.data)
     return digest.digest()
@@ -98,8 +98,11 @@ def parse(body: bytes) -> Event:
 
 
 def _parse_halves(body: bytes) -> Event:
-    """One event with halves of surrogate pairs. In `data` they stay what they are, and in fields
-    that nobody reads. Raises as `parse` does, and msgspec's errors."""
+    """Parse an event that has halves of surrogate pairs.
+
+    In `data` and in unread fields the halves stay as they are. Raises as `parse` does, and
+    msgspec's errors.
+    """
     text = jsonspans.readable(body)
     raw = _decode(text)
     refuse_twice(text, bytes(raw.data))
@@ -114,10 +117,10 @@ def _parse_halves(body: bytes) -> Event:
 
 
 def split(body: bytes) -> list[bytes]:
-    """The elements of a JSON array, unparsed. Raises `BadInput` where it is none.
+    """Return the elements of a JSON array, unparsed. Raises `BadInput` if the body is no array.
 
-    An element that is not UTF-8, is nested too deep or has half of a surrogate pair does not make
-    the array malformed: `parse` judges that element alone.
+    An element that is not UTF-8, is too deep or has half of a surrogate pair is returned as well:
+    `parse` refuses that element alone.
     """
     text = body
     try:
@@ -143,7 +146,7 @@ def split(body: bytes) -> list[bytes]:
 
 
 def _where(text: bytes, error: str) -> str:
-    """Where an array breaks off being one."""
+    """Return the sentence that says where an array stops being JSON."""
     found = _BYTE.search(error)
     n = jsonspans.element_at(text, int(found[1]) if found else len(text))
     place = "" if n is None else f", in element {n} (the first is 0)"
@@ -154,7 +157,7 @@ def _where(text: bytes, error: str) -> str:
 
 
 def of(fields: dict[str, Any]) -> Event:
-    """One event from Python values, as the body that they would make."""
+    """Return one event of Python values, as `parse` would of their JSON. Raises `BadInput`."""
     try:
         return parse(_dumped(fields))
     except (TypeError, ValueError, RecursionError) as error:
@@ -167,7 +170,7 @@ def _dumped(fields: dict[str, Any]) -> bytes:
     except orjson.JSONEncodeError:
         if not isinstance(fields["data"], str | list | dict):
             raise
-        # A text with half of a surrogate pair, which only json writes.
+        # Only json writes a text with half of a surrogate pair.
         return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode()
 
 

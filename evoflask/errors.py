@@ -11,7 +11,7 @@
     │   ├── TooFast              an instance's events come faster than they may
     │   └── TooManyFailures      wrong keys came from this address
     ├── TooLarge            413  body or batch over its limit
-    ├── WrongType           415  the body's type or encoding is none that is taken
+    ├── WrongType           415  the body's type or encoding is not supported
     ├── Unavailable         503  try again after `retry_after` seconds; nothing was accepted
     │   ├── OutboxDown           Redis cannot be reached, or refuses
     │   │   └── OutboxUnwritable     Redis cannot write to its disk
@@ -20,7 +20,7 @@
     │   └── Undecipherable       a stored secret opens with no key that this process has
     └── Misconfigured            a setting is wrong; the process does not start
 
-The drawing is compared with the classes by a test. `web/errors.py` renders them; nobody
+The drawing is compared with the classes by a test. `web/errors.py` renders them; no other module
 else turns an error into an answer.
 """
 
@@ -36,7 +36,7 @@ class EvoflaskError(Exception):
 
     status: ClassVar[int] = 500
     logged: ClassVar[bool] = False
-    """The place that notices it logs it, once for the whole process."""
+    """True if the code that raises the error logs it, once for the whole process."""
 
     def __init__(self, *messages: str) -> None:
         super().__init__(*messages)
@@ -51,8 +51,10 @@ HOW_TO_SEND_A_KEY: Final = 'Send one in the header "apikey", or as "Authorizatio
 
 
 class Unauthorized(EvoflaskError):
-    """One sentence for a wrong key, another tenant's token and an unknown instance, so that the
-    answer does not reveal which names exist."""
+    """Has one sentence for a wrong key, another tenant's token and an unknown instance.
+
+    So the answer does not reveal which names exist.
+    """
 
     status = 401
 
@@ -102,7 +104,7 @@ class TooLarge(EvoflaskError):
 
 
 class WrongType(EvoflaskError):
-    """`types`, `encodings`: the ones that are taken, where another one is the reason."""
+    """`types`, `encodings`: the supported ones, if the request has another."""
 
     status = 415
 

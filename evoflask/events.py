@@ -108,7 +108,7 @@ def canonical(name: str) -> str | None:
 
 
 def unknown(name: object) -> str:
-    """Return the sentence that refuses what is no event, with the nearest name."""
+    """Return the sentence that refuses an unknown event name, with the nearest name."""
     if not isinstance(name, str):
         return f'Must be the name of an event, such as "MESSAGES_UPSERT", not {shown(name)}.'
     end = suggestion(name, _BY_SPELLING)

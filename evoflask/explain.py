@@ -87,8 +87,8 @@ class _Known:
 def explain(
     outbox: Outbox, name: str, event_id: str, borrow: Callable[[int], None] = lambda _: None
 ) -> Explained:
-    """Return what is known of an event. `borrow` is asked for the bytes of its body before they
-    are read, and may raise.
+    """Return what is known of an event. `borrow` gets the size of its body in bytes before the
+    body is read, and may raise.
 
     Raises `NotFound` for an instance that does not exist, and for an event of which nothing
     is known; `OutboxDown`, `DatabaseDown`."""

@@ -170,7 +170,7 @@ FORMATS: dict[str, type[Format]] = {"standard": Standard}
 
 
 OVERSIZE_HINT = 'set "oversize": "reference" to get its id and size instead'
-"""The way out that each sink names when it rejects an event as too large."""
+"""Advice that a sink adds when it rejects an event as too large."""
 
 
 def reference(instance: str, event: Event, size: int) -> bytes:

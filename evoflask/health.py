@@ -31,7 +31,7 @@ after five."""
 NEGLECTED = 60.0
 """Seconds after which a single chore counts as failing while others are done."""
 LANES_LOOKED_AT = 20
-"""Lanes of each partition whose rows are looked for."""
+"""Lanes of each partition that are checked for a row."""
 _stalls = durability.Stalls()
 
 
@@ -46,7 +46,7 @@ class Part:
 
 
 def ready(outbox: Outbox, settings: Settings) -> list[Part]:
-    """What a web process needs, and what the promises rest on. Never raises."""
+    """Check what a web process and the promises need. Never raises."""
     return [
         *_redis(outbox, settings.redis_wait_aof),
         *_stored(outbox, settings),
@@ -70,8 +70,10 @@ def failed(parts: Sequence[Part]) -> bool:
 
 
 def tell(settings: Settings) -> None:
-    """Log in one line what a power cut can cost; nothing where Redis is not there yet. Raises
-    `Misconfigured` where Redis cannot do what a setting asks for."""
+    """Log in one line what a power cut can cost, or that Redis does not answer yet.
+
+    Raises `Misconfigured` if Redis cannot do what a setting requires.
+    """
     client = connect(settings.redis_url, timeout=1.0, connections=1)
     try:
         log_durability(Outbox(client), waits=settings.redis_wait_aof)
@@ -86,7 +88,7 @@ def tell(settings: Settings) -> None:
 
 
 def log_durability(outbox: Outbox, *, waits: bool) -> None:
-    """`waits`: 202 waits for the disk. Raises `OutboxDown`."""
+    """Log what a power cut can cost. `waits`: 202 waits for the disk. Raises `OutboxDown`."""
     part = _durability(totals.server(outbox), waits=waits)
     facts = {name: part.facts[name] for name in ("appendonly", "appendfsync", "policy")}
     log.log(logging.INFO if part.state == OK else logging.WARNING, part.words, extra=facts)
@@ -126,7 +128,7 @@ def _server(server: Server) -> Part:
 
 
 def _durability(server: Server, *, waits: bool) -> Part:
-    """`waits`: 202 waits for the disk, REDIS_WAIT_AOF."""
+    """Judge Redis' disk and its settings. `waits`: 202 waits for the disk (REDIS_WAIT_AOF)."""
     disk = server.disk
     stalled = _stalls.note(server.run_id, disk.delayed)
     risk = durability.judge(server, stalled=stalled, now=time.time())
@@ -175,7 +177,7 @@ def _memory(server: Server) -> Part:
 
 
 def _stored(outbox: Outbox, settings: Settings) -> list[Part]:
-    """What lies in the database can be looked at where that is as it should be."""
+    """Check the database, and the secrets in it if the database works."""
     database = _guarded("database", lambda: database_part(outbox, settings))
     return [database] if database.state == FAILURE else [database, _guarded("secrets", _secrets)]
 
@@ -196,7 +198,7 @@ def _secrets() -> Part:
 
 
 def database_part(outbox: Outbox, settings: Settings) -> Part:
-    """The database, and if it is the one that Redis belongs to. Raises `Unavailable`."""
+    """Check the database, and that it has the rows of Redis' lanes. Raises `Unavailable`."""
     kind = "sqlite" if db.is_sqlite() else "postgresql"
     pending = db.pending()
     facts: dict[str, Any] = {"kind": kind, "pending": pending}
@@ -205,22 +207,22 @@ def database_part(outbox: Outbox, settings: Settings) -> Part:
         return Part("database", FAILURE, words, facts)
     try:
         lanes = totals.some_lanes(outbox, settings.outbox_partitions, LANES_LOOKED_AT)
-    except OutboxDown:  # another part says so
+    except OutboxDown:  # another part reports it
         lanes = []
     unknown = len(lanes) - len(configuration.known_lanes(lanes))
     facts |= {"lanesLookedAt": len(lanes), "lanesUnknown": unknown}
     if unknown and unknown == len(lanes):
         words = (
-            "Redis has events for lanes, and the database knows none of them: it is empty, or not "
-            "the one that Redis belongs to. They are kept, not delivered and not deleted. Point "
-            "DATABASE_URL, or EVOFLASK_HOME, at the right database; after a restore run "
+            "Redis has events for lanes, and the database knows none of them. The database is "
+            "empty, or another one. The events are kept, not delivered and not deleted. Point "
+            "DATABASE_URL or EVOFLASK_HOME at the right database. After a restore run "
             "`flask --app app db adopt`."
         )
         return Part("database", FAILURE, words, facts)
     if unknown:
         words = (
-            f"{unknown} of {len(lanes)} lanes of Redis that were looked at have no row: what waits "
-            "there is kept, not delivered. `flask --app app audit` lists all of them."
+            f"{unknown} of {len(lanes)} checked lanes of Redis have no row. Their events are kept, "
+            "not delivered. `flask --app app audit` lists all such lanes."
         )
         return Part("database", WARNING, words, facts)
     return Part("database", OK, "It answers, and has every migration.", facts)

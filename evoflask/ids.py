@@ -20,7 +20,7 @@ NAME_RULE: Final = (
 )
 
 OPERATOR = "_operator"
-"""The hidden instance that tells the operator: no tenant's name, `NAME` has none like it."""
+"""The hidden instance whose events go to the operator. `NAME` excludes it as a tenant's name."""
 
 EVENT_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 """Ids of events: printable ASCII without space."""
@@ -33,7 +33,7 @@ _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 def name_fault(name: str) -> str | None:
     """Return why this is no name of an instance or a subscription, or None if it is one.
 
-    The sentence names the fault, the rule and, where one is at hand, a name that would do.
+    The sentence names the fault, the rule and, if possible, a valid name.
     """
     if NAME.fullmatch(name):
         return None
@@ -52,7 +52,7 @@ def name_fault(name: str) -> str | None:
 
 
 def _such_as(name: str) -> str:
-    """` "Joao-1" would do.` for "João 1"; "" where too little is left."""
+    """Return ` "Joao-1" would do.` for "João 1", or "" if too little is left."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     slug = _NOT_IN_A_NAME.sub("-", plain.strip()).lstrip("_.-").rstrip("-")[:100]
     return f' "{shown(slug)}" would do.' if NAME.fullmatch(slug) and len(slug) <= 60 else ""

@@ -58,8 +58,8 @@ class Keyring:
 def given_key(apikey: str | None, authorization: str | None) -> str:
     """Return the key of a request, or "" if there is none.
 
-    `apikey` counts if it is given. Only without it the Bearer credentials count: a proxy may add
-    an `Authorization` of its own to requests that carry `apikey`.
+    `apikey` counts if it is given, else the Bearer credentials. A proxy may add an `Authorization`
+    of its own to requests that carry `apikey`.
     """
     if apikey:
         return apikey
@@ -68,6 +68,8 @@ def given_key(apikey: str | None, authorization: str | None) -> str:
 
 
 def digest(text: str) -> str:
-    """What is compared, and what is stored of tokens: SHA-256 in hex. Enough for keys that are
-    drawn: there is no word list of them."""
+    """Return the SHA-256 in hex. It is compared, and stored for tokens.
+
+    A fast hash suffices because keys are random: no word list has them.
+    """
     return hashlib.sha256(text.encode()).hexdigest()

@@ -142,10 +142,10 @@ LINES = 20
 
 
 class Repeats:
-    """Logs a failure that comes back again and again: once, when it changes, and once a minute.
+    """Logs a recurring failure once, again when it changes, and once a minute.
 
-    A line that follows others left out says how many (`repeated`). However often failures come
-    and go, `LINES` lines are written within `every` seconds at most. From any thread.
+    `repeated` on a line counts the lines that were left out before it. At most `LINES` lines are
+    written within `every` seconds. Safe between threads.
 
     `expected`: errors that need no traceback, beside our own and the system's.
     """
@@ -160,7 +160,7 @@ class Repeats:
         self._every = every
         self._expected: tuple[type[BaseException], ...] = (EvoflaskError, OSError, *expected)
         self._lock = threading.Lock()
-        self._told: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         """When each failure was last written; empty where all works."""
         self._written: deque[float] = deque(maxlen=LINES)
         """Dates of the last lines."""
@@ -168,12 +168,14 @@ class Repeats:
 
     @property
     def failing(self) -> bool:
-        """Return True if a failure was told and its end was not."""
-        return bool(self._told)
+        """Return True if a failure was logged and its end was not."""
+        return bool(self._logged)
 
     def tell(self, message: str, error: BaseException) -> None:
-        """Log it, with a traceback where the error is not an expected one. An error that is
-        `logged` where it is noticed is left out."""
+        """Log a failure, with a traceback if the error is not an expected one.
+
+        Skip an error that is `logged` where it is raised.
+        """
         if isinstance(error, EvoflaskError) and error.logged:
             return
         expected = isinstance(error, self._expected)
@@ -183,32 +185,34 @@ class Repeats:
     def write(self, text: str, error: BaseException | None = None) -> None:
         """Log a failure in these words, with the traceback of `error`."""
         with self._lock:
-            told = self._told.get(text)
-            fresh = told is not None and time.monotonic() - told < self._every
-            if fresh or not self._room():
+            at = self._logged.get(text)
+            fresh = at is not None and time.monotonic() - at < self._every
+            if fresh or not self._may_write():
                 self._left_out += 1
                 return
-            self._told.pop(text, None)
-            self._told[text] = self._written[-1]
-            if len(self._told) > LINES:
-                del self._told[next(iter(self._told))]
+            self._logged.pop(text, None)
+            self._logged[text] = self._written[-1]
+            if len(self._logged) > LINES:
+                del self._logged[next(iter(self._logged))]
             extra = self._repeated()
         self._logger.warning(text, exc_info=error, extra=extra)
 
     def over(self, message: str) -> None:
-        """Log that it works again, if a failure was logged. Call it at each success: without
-        room for a line, a later call writes it."""
-        if not self._told:
+        """Log that it works again, if a failure was logged.
+
+        Call it at each success: if the bound allows no line now, a later call writes it.
+        """
+        if not self._logged:
             return
         with self._lock:
-            if not self._told or not self._room():
+            if not self._logged or not self._may_write():
                 return
-            self._told.clear()
+            self._logged.clear()
             extra = self._repeated()
         self._logger.info(message, extra=extra)
 
-    def _room(self) -> bool:
-        """Take room for a line, if there is some."""
+    def _may_write(self) -> bool:
+        """Return True and count a line, if the bound allows one more."""
         now = time.monotonic()
         if len(self._written) == LINES and now - self._written[0] < self._every:
             return False

@@ -95,7 +95,7 @@ class EventManager:
         self.reads = Reads(settings.web_read_bytes)
         self.limits = limits_of(settings)
         self._unhurried = replace(self.limits, events_per_second=0)
-        """For what was accepted before, and what we say ourselves."""
+        """Limits for events accepted before, and for the operator's events."""
         self._silent = Repeats(log)
         self._copies = Copies(
             settings.redis_wait_replicas, settings.redis_wait_seconds, settings.redis_wait_aof
@@ -122,8 +122,8 @@ class EventManager:
         """Accept one event. When it returns, the event is kept.
 
         Raises `BadInput`, `NotFound`, `Conflict` (the `id` was accepted before with another event
-        or other data), and `Unavailable`: nothing was accepted, unless the answer of Redis was
-        lost; repeat it with the same `id`.
+        or other data) and `Unavailable`. After `Unavailable` nothing was accepted, unless the
+        answer of Redis was lost. Repeat with the same `id`.
         """
         fields = {
             "event": event,
@@ -272,8 +272,10 @@ class EventManager:
         return answer
 
     def _users(self) -> str:
-        """Return who uses the memory, in words, or "" if Redis does not answer. Redis is asked
-        once a second at most."""
+        """Return a sentence on the users of Redis' memory, or "" if Redis does not answer.
+
+        Redis is asked once a second at most.
+        """
         now = time.monotonic()
         if now > self._users_until:
             self._users_until = now + 1.0

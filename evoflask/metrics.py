@@ -142,11 +142,11 @@ def _memory(totals: Totals) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"evoflask_redis_memory_{name}", words, value=value)
     yield GaugeMetricFamily(
         "evoflask_memory_pressure",
-        "Share of the room that our entries use: maxmemory without the keys of others.",
+        "Share of maxmemory that our entries use, of what other keys leave them.",
         value=memory.pressure,
     )
     users = GaugeMetricFamily(
-        "evoflask_redis_memory_by_user_bytes", "Memory of Redis by who uses it.", labels=["where"]
+        "evoflask_redis_memory_by_user_bytes", "Memory of Redis by its user.", labels=["where"]
     )
     for user, n in memory.users.items():
         users.add_metric([user], n)
@@ -156,7 +156,11 @@ def _memory(totals: Totals) -> Iterator[Metric]:
 def _disk(totals: Totals) -> Iterator[Metric]:
     disk = totals.disk
     for name, words, works in (
-        ("appends", "1: Redis could not write its append-only file; it refuses all.", disk.appends),
+        (
+            "appends",
+            "1: Redis' last write to its append-only file failed; it refuses all writes.",
+            disk.appends,
+        ),
         ("rewrites", "1: Redis' last rewrite of its append-only file failed.", disk.rewrites),
         ("snapshots", "1: Redis' last snapshot failed.", disk.snapshots),
     ):

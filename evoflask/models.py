@@ -116,7 +116,7 @@ class Subscription(Row):
     format = peewee.CharField(max_length=20)
     concurrency = peewee.IntegerField()
     order_by = peewee.CharField(max_length=200, null=True)
-    """One path: all that the release before `order_rule` reads and writes."""
+    """The one path that releases before `order_rule` read and write."""
     order_rule = peewee.TextField(null=True)
     """`orderBy` as JSON, in force while it fits `order_by`: see `ordering.of_row`."""
     on_failure = peewee.CharField(max_length=10)
@@ -138,7 +138,7 @@ class Subscription(Row):
 
     @property
     def order(self) -> tuple[OrderBy, int]:
-        """`orderBy` and `concurrency`. A null of the release before meant one event at a time."""
+        """Return `orderBy` and `concurrency`. An older release's null means one event at a time."""
         order_by, serial = ordering.of_row(self.order_by, self.order_rule)
         return order_by, 1 if serial else self.concurrency
 

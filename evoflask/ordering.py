@@ -20,7 +20,7 @@ from evoflask import events, jsonspans
 
 CONVERSATION: Final = "conversation"
 LEGACY_CONVERSATION: Final = "data.key.remoteJid"
-"""The default path of releases before `"conversation"`, and what they are shown for it."""
+"""The default path of releases before `"conversation"`. They read it from a row with that."""
 
 OrderBy = str | list[str] | None
 """`orderBy` as a body says it: `"conversation"`, dotted paths, or null for no order."""
@@ -41,10 +41,10 @@ class Event(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How one subscription orders its events. Equal orders give equal keys.
+    """Orders the events of one subscription. Equal orders give equal keys.
 
-    `paths` None: by conversation. Empty: no order, each event has a key of its own.
-    `total`: all events share one key.
+    `paths` is None for the order by conversation. It is empty for no order: each event has a key of
+    its own. `total`: all events share one key.
     """
 
     paths: tuple[str, ...] | None = None
@@ -59,7 +59,7 @@ class Order:
         """Return the event's key as bytes, equal for events that keep their order.
 
         None is the key that events about the instance share, and all events of a `total` order.
-        Of no use where `is_none`.
+        Do not call it if `is_none`.
         """
         if self.total:
             return None
@@ -97,8 +97,8 @@ def to_row(order_by: OrderBy) -> tuple[str | None, str]:
 def of_row(order_by: str | None, rule: str | None) -> tuple[OrderBy, bool]:
     """Return `orderBy`, and True if the row's null means one event at a time, as it once did.
 
-    A rule that does not fit `order_by` is older than it: a process of the release before has
-    changed the row since, and means what it wrote.
+    A rule that does not fit `order_by` is outdated: a process of an older release has changed the
+    row since. Its path counts then.
     """
     if rule is not None:
         found: OrderBy = orjson.loads(rule)
@@ -157,13 +157,13 @@ def _struct(paths: Sequence[Sequence[str]]) -> Any:
     fields: list[Any] = []
     for name, more in below.items():
         part = _struct(more) if more else None
-        # With a dash: `from` is a keyword of Python.
+        # The underscore is needed: `from` is a keyword of Python.
         fields.append((f"{name}_", part, part()) if part else (f"{name}_", str | None, None))
     return msgspec.defstruct("Part", fields, frozen=True, rename=lambda name: name[:-1])
 
 
 _READERS: Final = {
-    event: _make_reader(paths)  # of equal paths each has its own: there are few
+    event: _make_reader(paths)  # events with equal paths do not share one: there are few
     for event, paths in events.CONVERSATION.items()
 }
 
@@ -183,7 +183,7 @@ def _conversation(event: Event) -> bytes | None:
     except RecursionError:
         return None
     jid = _preferred(jids)
-    # Quoted, as the value of a path is: a jid has the key that the release before gave it.
+    # Quoted like the value at a path, so a jid keeps the key that older releases gave it.
     return None if jid is None else f'"{_without_device(jid)}"'.encode()
 
 
@@ -199,8 +199,10 @@ def _strictly(reader: _Reader, data: bytes) -> Iterable[str | None]:
 
 
 def _leniently(reader: _Reader, data: bytes) -> Iterable[str | None]:
-    """Return the jids of data with a value of another type on the way: a number for a jid, or
-    a text for an object."""
+    """Return the jids of data that has a value of another type on the way.
+
+    Examples are a number for a jid, and a text for an object.
+    """
     if data.startswith(b"["):
         try:
             data = bytes(_first(data)[0])
@@ -234,7 +236,7 @@ def _preferred(jids: Iterable[str | None]) -> str | None:
 
 
 def _without_device(jid: str) -> str:
-    """`55119:12@s.whatsapp.net` as `55119@s.whatsapp.net`."""
+    """Return `55119@s.whatsapp.net` for `55119:12@s.whatsapp.net`."""
     if ":" in jid:
         user, at, server = jid.rpartition("@")
         number, colon, device = user.rpartition(":")
@@ -247,7 +249,7 @@ def _without_device(jid: str) -> str:
 
 
 def _at(event: Event, path: str) -> bytes | None:
-    """The value at `path` as bytes that are equal where the values are; None: there is none."""
+    """Return the value at `path` as bytes, equal for equal values, or None."""
     if path == "event":
         return event.name.encode()
     if path == "sender":
@@ -261,7 +263,7 @@ def _at(event: Event, path: str) -> bytes | None:
 
 @lru_cache(maxsize=256)
 def _picker(path: str) -> _Decode | None:
-    """Picks the value at a dotted path out of bytes, parsing nothing else."""
+    """Return a decoder of the value at a dotted path, which parses nothing else."""
     if not {'"', "\\"}.isdisjoint(path):
         return None  # no path that may be stored now; msgspec would raise for it
     kind: Any = msgspec.Raw
@@ -292,7 +294,7 @@ def _picked(data: bytes, path: str) -> bytes | None:
 
 
 def _plain(found: bytes) -> bytes:
-    """Without escapes that need not be there, so that two spellings of a text are equal."""
+    """Remove needless escapes, so that two spellings of a text are equal."""
     try:
         return orjson.dumps(orjson.loads(found))
     except (ValueError, TypeError):

@@ -1,7 +1,7 @@
-"""The bound on what reads of large events hold in a web process, in all and per key.
+"""Bound the bytes that reads of large events hold in a web process, in all and for each key.
 
-An event has up to `MAX_BODY_BYTES`, and a client may take long to read it. So whoever reads one
-borrows its bytes first and gives them back once they are sent.
+An event has up to `MAX_BODY_BYTES`, and a client may take long to read it. So a read borrows the
+bytes first, and gives them back once they are sent.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ class Reads:
         self._changed = threading.Condition()
 
     def loan(self, holder: str) -> Loan:
-        """A loan of nothing yet, for a key or token."""
+        """Return an empty loan for the digest of a key or token."""
         return Loan(self, holder)
 
     @contextmanager
     def lent(self, holder: str, n: int, wait: float) -> Iterator[None]:
-        """Hold bytes for a while, in a process that goes on with it later where there is no room:
-        raises `Unavailable` after `wait` seconds."""
+        """Hold `n` bytes within the block, for a caller that can try again later.
+
+        Raises `Unavailable` if they are not free within `wait` seconds.
+        """
         if n > SMALL and self.take(holder, n, wait):
             raise _too_many()
         try:
@@ -49,7 +51,10 @@ class Reads:
                 self.give(holder, n)
 
     def take(self, holder: str, n: int, wait: float = 0.0) -> str:
-        """Take `n` bytes, or answer why not: `key` where the holder has its share, else `all`."""
+        """Take `n` bytes within `wait` seconds and return "".
+
+        Else return "key" if the holder has its share, or "all" if others hold too many.
+        """
         end = time.monotonic() + wait
         with self._changed:
             while self._refused(holder, n):
@@ -85,7 +90,7 @@ class Reads:
 
 
 class Loan:
-    """What one read holds. Belongs to one thread, but for `give`."""
+    """The bytes that one read holds. One thread owns it; any thread may call `give`."""
 
     def __init__(self, reads: Reads, holder: str) -> None:
         self._reads = reads
@@ -115,8 +120,10 @@ class Loan:
             self._reads.give(self._holder, n)
 
     def borrow(self, n: int) -> bool:
-        """Take `n` bytes for a socket, which waits where it gets none. It gets the next ones only
-        after it gave these back."""
+        """Take `n` bytes for a socket. Return False if the socket must wait.
+
+        A socket that holds bytes gets more only after it gave them back.
+        """
         if n <= SMALL:
             return True
         if self._n or self._reads.take(self._holder, n):

@@ -125,7 +125,7 @@ def refuses_writes(error: BaseException) -> bool:
 
 
 def disk_words(error: BaseException) -> str:
-    """Why Redis refuses writes, from its MISCONF answer. Without host, key or command."""
+    """Return why Redis refuses writes, from its MISCONF answer, without host, key or command."""
     found = _AOF_ERROR.search(str(error))
     if found is None:
         return "its snapshots fail; its log says why, often the disk is full"

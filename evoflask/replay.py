@@ -29,7 +29,7 @@ KIND = "replay"
 A_PAGE = 100
 """Events of one append."""
 READ_WAIT_SECONDS = 2.0
-"""How long a page waits for bytes that other reads hold."""
+"""Time that a page waits for bytes that other reads hold."""
 COUNT_SECONDS = 2.0
 """How long events are counted before a replay begins."""
 

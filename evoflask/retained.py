@@ -101,7 +101,7 @@ def body(
     """Return the event in the standard format, `data` to the byte; None if no entry has it.
 
     An event that was requeued has several entries with equal bodies, of which one is read.
-    `borrow` is asked for its bytes first, and may raise. Raises `OutboxDown`.
+    `borrow` gets its size in bytes first, and may raise. Raises `OutboxDown`.
     """
     for kept in found:
         data = kept.fields.get(b"data")

@@ -374,11 +374,12 @@ class Settings:
         False,
         About(
             "REDIS_WAIT_AOF",
-            "Answer 202 only when the outbox' Redis has the event on its disk (fsync), by WAITAOF: "
-            "Redis 7.2 or newer, or Valkey, with `appendonly yes`. A server without it refuses "
-            "every event, 503. With `appendfsync everysec` an answer takes up to two seconds; take "
-            "`always` where single events come one after the other.",
+            "Answer 202 only after Redis has written the event to its disk (fsync), by WAITAOF. "
+            "Needs Redis 7.2 or newer, or Valkey, with `appendonly yes`; with another server every "
+            "event is refused, 503. With `appendfsync everysec` an answer takes up to two seconds. "
+            "Use `always` if single events come one after the other.",
             boolean,
+            default="`false`",
         ),
     )
     database_url: str = _field(
@@ -821,7 +822,7 @@ class Settings:
         16,
         About(
             "WEB_THREADS",
-            "Threads of each of them. A token holds at most half of them at once.",
+            "Threads of each web worker process. A token holds at most half of them at once.",
             whole(1, 1_024),
             "threads",
         ),

@@ -5,8 +5,8 @@ them with any library of https://www.standardwebhooks.com. Two schemes, as its s
 them: `v1`, HMAC-SHA256 by a secret that both sides have (`whsec_`), and `v1a`, ed25519, whose
 private key (`whsk_`) stays here while receivers have the public one (`whpk_`).
 
-A key that is replaced signs beside the new one for a while, so that receivers can be told of it
-one after the other: the header then has several signatures, and one that fits is enough.
+A replaced key signs beside the new one for a while, so that receivers can change one after the
+other. The header then has several signatures, and one that fits is enough.
 
 `bearer` makes another kind of proof: the token that Evolution API signs with a webhook's `jwt_key`.
 """
@@ -140,8 +140,10 @@ def jwt_key_of(headers: Mapping[str, object]) -> str:
 
 
 def bearer(key: str, now: int) -> str:
-    """Return the value of `Authorization` that Evolution API 2.3.7 makes of a `jwt_key`: a JSON
-    Web Token (RFC 7519), signed by HS256 (RFC 7515). `now`: Unix seconds of this attempt."""
+    """Return the value of `Authorization` that Evolution API 2.3.7 makes of a `jwt_key`.
+
+    A JSON Web Token (RFC 7519) signed by HS256 (RFC 7515). `now`: Unix seconds of the attempt.
+    """
     claims = {"iat": now, "exp": now + JWT_SECONDS, "app": "evolution", "action": "webhook"}
     signed = f"{_JWT_HEAD}.{_base64url(json.dumps(claims, separators=(',', ':')).encode())}"
     mac = hmac.digest(key.encode(), signed.encode(), "sha256")

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 MAX_QUOTED: Final = 60
-"""Characters of a caller's word that a sentence repeats."""
+"""Characters of a caller's word that a sentence quotes."""
 _CUTOFF: Final = 0.7
-"""Share of equal characters (difflib's ratio) from which on two names are near."""
+"""Least share of equal characters (difflib's ratio) of two near names."""
 
 
 def shown(value: Any) -> str:
-    """Quote a caller's word in a sentence: short and printable. For another type, its name."""
+    """Return a caller's word for a sentence: short and printable. For another type, its name."""
     text = value if isinstance(value, str) else type(value).__name__
     text = "".join(each if each.isprintable() else "?" for each in text[:MAX_QUOTED])
     return text + ("..." if isinstance(value, str) and len(value) > MAX_QUOTED else "")
@@ -26,8 +26,8 @@ def shown(value: Any) -> str:
 def nearest(word: str, names: Iterable[str]) -> str | None:
     """Return the name that `word` most resembles, else the first that begins with it, or None.
 
-    Case, `_`, `-` and `.` do not count. Words over `MAX_QUOTED` characters are
-    not compared: the work is bounded.
+    Case, `_`, `-` and `.` do not count. Words over `MAX_QUOTED` characters are not compared, to
+    bound the work.
     """
     if len(word) > MAX_QUOTED:
         return None
