@@ -128,9 +128,11 @@ def explain(instance: str, event_id: str, as_json: bool) -> None:
 
 @click.command("receive")
 @click.option("--port", default=9000, show_default=True, help="Where to listen, on loopback.")
-@click.option("--events", type=click.IntRange(1), help="End after this many events.")
+@click.option("--events", type=click.IntRange(1), help="Exit after this many events.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), help="Fail if that takes longer."
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Exit with status 1 if they take longer.",
 )
 def receive(port: int, events: int | None, seconds: float | None) -> None:
     """Print every webhook that arrives, until Ctrl-C."""
@@ -146,7 +148,7 @@ def receive(port: int, events: int | None, seconds: float | None) -> None:
 @click.option("--since", help="Accepted since: ISO 8601 or Unix seconds.")
 @click.option("--until", help="Accepted before.")
 @click.option("--event", "events", multiple=True, help="Of this event only.")
-@click.option("--all", "all", is_flag=True, help="All that are retained, instead of a filter.")
+@click.option("--all", "all", is_flag=True, help="All retained events, instead of a filter.")
 @click.option("--rate", type=float, help="At most so many a second.")
 @click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
 @spoken

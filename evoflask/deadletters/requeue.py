@@ -39,7 +39,7 @@ from evoflask.models import DeadLetter, Instance, Operation, Subscription
 from evoflask.operations import Context, Piece
 
 READ_WAIT_SECONDS = 2.0
-"""How long a requeue waits for bytes that other reads hold."""
+"""Time that a requeue waits for bytes that other reads hold."""
 LANES = 500
 """Lanes that one query names."""
 
@@ -255,8 +255,10 @@ def _fitting(manager: EventManager, keys: Sequence[Key]) -> Sequence[Key]:
 
 
 def _append(manager: EventManager, instance: str, lane: str, ids: Sequence[int], size: int) -> int:
-    """Claim, append, mark; one append and a transaction on either side. How many. `size`: bytes
-    of their bodies. Raises `TooMany`, `Unavailable` where other reads hold too many."""
+    """Claim letters, append their events, mark the rows. Return how many were appended.
+
+    `size`: bytes of their bodies. Raises `Unavailable` if other reads hold too many bytes.
+    """
     with manager.reads.lent(instance, size, READ_WAIT_SECONDS):
         return _append_now(manager, instance, lane, ids)
 

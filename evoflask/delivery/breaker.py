@@ -85,13 +85,15 @@ def record(
 
 
 def go_on(state: State, until: float) -> State:
-    """The state after a probe by hand failed: the pause goes on to the end that it had."""
+    """Return the state after a probe by hand failed: the pause keeps its end."""
     return State(state.failures, until, state.pauses, state.last_entry)
 
 
 def changed(state: State) -> State:
-    """The state after the settings changed (as in configure.lua): the lane is tried again, and the
-    next pause is as long as the one that this ends."""
+    """Return the state after the settings changed, as configure.lua does.
+
+    The lane is tried again. The next pause is as long as the one that the change ends.
+    """
     return State(pauses=max(0, state.pauses - (state.until > 0)))
 
 

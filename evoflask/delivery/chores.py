@@ -41,15 +41,15 @@ ROUNDS = 50
 LANES = 100
 """Lanes or instances that one chore looks at, a tick and partition."""
 RELIEF = 0.7
-"""Share of the room that entries have, above which retention gives way."""
+"""Share of their memory that entries use, above which retention gives way."""
 SHORT = 0.78
-"""Share above which heavy lanes give way: before append, which adds its own size, begins to
-refuse them at 0.8. Else append would refuse them for ever just below it."""
+"""Share above which heavy lanes give way. It is below the 0.8 at which append refuses them: append
+adds its own size, so it would else refuse them for ever just below 0.8."""
 RELIEVED = 0.75
 """Share at which lanes are left alone again."""
 LOOKS = 3
-"""Ticks in which memory must be short before anything gives way. Redis counts the buffers of a
-client once a second; until then they look like keys."""
+"""Ticks in which memory must be short before anything gives way. Redis counts a client's buffers
+once a second; until then they look like keys."""
 HEAVY = 32
 """Lanes that give way at once."""
 WRITING = 0.7
@@ -67,7 +67,7 @@ less."""
 TOMBSTONE_SECONDS = 60.0
 """How long a deleted row stays after its keys were set aside, at least."""
 DATABASE_EVERY = 60.0
-"""Seconds between looks if the database knows the lanes of Redis."""
+"""Seconds between two checks that the database has the rows of Redis' lanes."""
 RETIRE_EVERY = 10.0
 """Seconds between looks for letters beyond a limit; while there are some, every tick is one."""
 SINK_NAMES = delivering()
@@ -96,7 +96,7 @@ class Chores:
         self._failures: dict[str, Repeats] = {}
         self._retired = 0.0
         self._looks: deque[Usage] = deque(maxlen=LOOKS)
-        """Who used the memory in the last ticks."""
+        """Usage of the memory in the last ticks."""
         self._done: list[str] = []
         """Chores that ended well and are not noted as done yet."""
         self._noted = 0.0
@@ -198,8 +198,7 @@ class Chores:
     # -- configuration -----------------------------------------------------------------------
 
     def _push(self) -> None:
-        """Rows that Redis was not told of; all of them to a Redis that started anew, or that
-        was told by another database."""
+        """Push changed rows to Redis; all rows after a restart of Redis or another database."""
         self._look_at_database()
         told = f"{self._timetable.run_id()} {models.epoch()}"
         if self._timetable.told() == told:
@@ -252,7 +251,7 @@ class Chores:
                 return
 
     def _measure(self) -> None:
-        """Who uses the memory. Where it cannot be asked, nothing gives way."""
+        """Read the usage of the memory. If Redis does not answer, nothing gives way."""
         self._looks.append(Usage())
         self._looks[-1] = self._usage()
         self._memory.note(self._looks)
@@ -261,15 +260,15 @@ class Chores:
         return usage.read(self._outbox, self._settings.outbox_partitions)
 
     def _is_short(self, share: float) -> bool:
-        """Our own entries exceed that share of their room, and did in the ticks before."""
+        """Return True if our entries exceeded this share of their memory in all last ticks."""
         return len(self._looks) == LOOKS and all(each.pressure >= share for each in self._looks)
 
     def _relieve(self, partition: int) -> None:
-        """Move the oldest of the heaviest lanes to the letters, down to an equal share of what
-        has room, where our own entries are what memory is short for.
+        """Move the oldest entries of the heaviest lanes to dead letters, if our own entries are too
+        large for the memory.
 
-        What gave way frees memory once its letter is written and its entry has left retention.
-        Both are done before more gives way."""
+        Each lane keeps an equal share of it. An entry frees its memory when its letter is written
+        and it has left retention. Both are done before more gives way."""
         if not (self._is_short(SHORT) and all(each.excess(SHORT) for each in self._looks)):
             return
         end = time.monotonic() + WRITING
@@ -288,7 +287,7 @@ class Chores:
                 )
                 self._expire_lane(partition, lane, limit)
 
-    # -- what people are told ----------------------------------------------------------------
+    # -- reports to operators ----------------------------------------------------------------
 
     def _watch_partition(self, partition: int) -> None:
         self._watch.look(partition)

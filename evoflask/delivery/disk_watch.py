@@ -1,7 +1,7 @@
-"""The clock's watch over Redis' disk: a line of the log and an operator's event for each change.
+"""Watch Redis' disk from the clock: log each change, and send an event to the operator.
 
-While Redis refuses writes, no event can be appended. The event goes straight to the operator's
-webhook then, in the same format, with the same signature, until it is delivered.
+While Redis refuses writes, no event can be appended. The event then goes straight to the operator's
+webhook, in the same format and with the same signature, until it is delivered.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ from evoflask.sinks.base import Delivery, Outcome, Target
 log = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0
-"""Seconds between two tries of a direct event; they double."""
+"""Seconds between two tries of a direct event. The wait doubles with each try."""
 TRIES = 50
 """Tries of a direct event."""
 STEADY = 10.0
-"""Seconds after which a disk counts as well again: one that comes and goes is a few events."""
+"""Seconds without a fault after which the disk counts as well, to send few events."""
 
 _NAMES = {FAILING: "redis.failing", AILING: "redis.ailing", WELL: "redis.recovered"}
 
 
 class DiskWatch:
-    """`look` is asked each second, by the clock that has the lease; by every clock while Redis
-    refuses writes, for then nobody can have it."""
+    """Reports the state of Redis' disk.
+
+    The clock that has the lease calls `look` each second. While Redis refuses writes no clock can
+    take the lease, so every clock calls it.
+    """
 
     def __init__(
         self, settings: Settings, outbox: Outbox, tell: Callable[[Sequence[Event]], None]
@@ -51,7 +54,7 @@ class DiskWatch:
         self._since = 0.0
         self._well_since = 0.0
         self._unsent: Event | None = None
-        """An event that the outbox did not take yet."""
+        """An event that is not on the outbox yet."""
         self._direct = _Direct(settings)
 
     def look(self) -> None:
@@ -103,7 +106,7 @@ class DiskWatch:
 
 
 class _Direct:
-    """One event at a time, sent without the outbox, in a thread of its own."""
+    """Sends one event at a time without the outbox, in a thread of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -121,7 +124,7 @@ class _Direct:
         self._event = None
 
     def go_on(self) -> None:
-        """Start the next try where one is due."""
+        """Start the next try if one is due."""
         busy = self._thread is not None and self._thread.is_alive()
         if self._event is None or busy or time.monotonic() < self._due:
             return
@@ -154,7 +157,7 @@ class _Direct:
 
 
 async def _deliver(settings: Settings, target: Target, event: Event) -> str:
-    """The outcome of one attempt."""
+    """Return the outcome of one attempt."""
     sink = sinks.load(target.sink)(settings)
     delivery = Delivery(
         target=target,

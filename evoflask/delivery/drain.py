@@ -241,7 +241,7 @@ class Drain:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _forever(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop again and again, whatever it raises."""
+        """Run a loop again and again, also after an error."""
         loop = run.__name__.strip("_")
         while True:
             try:

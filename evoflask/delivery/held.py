@@ -171,7 +171,7 @@ class Lane:
         self.work.stopping = self.halted or self.state.paused(now)
 
     def _note_by_hand(self, attempt: Attempt, now: float) -> None:
-        """A try that an operator wanted failed: what the breaker knows stays as it was."""
+        """Note that a try by hand failed. The breaker stays as it was."""
         self.facts |= outcomes.error_facts(attempt, now)
         if self.held.broke:
             self.state = breaker.go_on(self.state, self.held.broke)

@@ -1,9 +1,9 @@
 """A lane in a drain's hands: what may start next, and what is to be settled. Pure.
 
-Rules that it keeps, whoever calls it in whatever order:
+Rules that it keeps, in any order of calls:
 - events with one order key are never under way together, and start in the order of their
   entries (a retry that is due goes before what was not tried yet);
-- with a `concurrency` of 1 all events are as of one key, so they start in that order;
+- with a `concurrency` of 1 all events count as of one key, so they start in that order;
 - at most `concurrency` deliveries are under way; on a lane without a success yet, or whose
   last attempts failed, one new event and one retry;
 - ids are handed out by Redis in order, so what is in hand is a beginning of the lane.
@@ -40,7 +40,7 @@ class Item:
         self.member = member
         self.tries = tries
         self.early = early
-        """Why it comes before its date; "": it does not."""
+        """Cause of a try before its date, or "" for a scheduled one."""
         self.key = key_of(member)
         self.queue = self.key
         """Items of one queue are never under way together."""
@@ -84,7 +84,7 @@ class LaneWork:
     def feed(
         self, ids: Sequence[tuple[str, int]], asked: int, early: Mapping[str, str] = _NONE
     ) -> None:
-        """Ids that Redis handed out, of `asked` that were wanted. `early`: see `Held`."""
+        """Take the ids that Redis handed out, of `asked` wanted ones. `early`: see `Held`."""
         void, self._asking, self._void = self._void, False, False
         if void:
             return
@@ -204,7 +204,7 @@ class LaneWork:
                 del self._known[item.member]
                 item.dropped = True
             queue.clear()
-        if self.concurrency > 1:  # what comes next is told apart from it by its key again
+        if self.concurrency > 1:  # later items are distinguished by their keys again
             for item in self.flying.values():
                 item.queue = item.key
         self._queues = {item.queue: deque() for item in self.flying.values()}

@@ -1,6 +1,6 @@
-"""The clock's watch over Redis' memory: a line of the log and an operator's event for each change.
+"""Watch Redis' memory from the clock: log each change, and send an event to the operator.
 
-Each says who uses the memory, so that nobody looks at lanes where another application fills Redis.
+Both name the users of the memory. So an operator sees if another application fills Redis.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from evoflask.settings import Settings
 log = logging.getLogger(__name__)
 
 STEADY = 60.0
-"""Seconds after which memory counts as enough again: pressure that comes and goes is one event."""
+"""Seconds without pressure after which memory counts as enough, to send few events."""
 
 
 class MemoryWatch:
-    """`note` is called each second with what was measured."""
+    """Reports the state of the memory. The clock calls `note` each second."""
 
     def __init__(self, settings: Settings, tell: Callable[[Sequence[Event]], None]) -> None:
         self._settings = settings
@@ -31,11 +31,13 @@ class MemoryWatch:
         self._state = State.WELL
         self._well_since = 0.0
         self._unsent: Event | None = None
-        """An event that the outbox did not take yet."""
+        """An event that is not on the outbox yet."""
 
     def note(self, looks: Sequence[Usage]) -> None:
-        """Log a change, and send its event. `looks`: what the last ticks measured. Raises
-        `Unavailable`; the next call goes on."""
+        """Log a change, and send its event. `looks`: the usage in the last ticks.
+
+        Raises `Unavailable`; the next call then sends the event.
+        """
         state = min((usage.state(each) for each in looks), default=State.WELL)
         if self._changes(state):
             self._state = state

@@ -16,13 +16,13 @@ from evoflask.outbox.verbs import Ended
 from evoflask.sinks.base import Attempt, Delivery, Outcome
 
 PROBE = "probe"
-"""Why a delivery comes before its date: an operator wants it tried now."""
+"""Cause of a delivery before its date: an operator wants it tried now."""
 DETAIL = 300
 """Characters of a reason that are kept."""
 
 
 def conclude(item: Item, attempt: Attempt, policy: Policy, *, luck: float) -> Ended:
-    """What the lane's books are told."""
+    """Return the outcome that is settled, and counted in the lane's books."""
     number = item.tries + 1
     early = bool(item.early)
     decision = retry.decide(policy, item.tries, attempt, now=0.0, luck=luck, early=early)

@@ -1,4 +1,4 @@
-"""What becomes of an event after one attempt: done, again, as before, or dead. Pure.
+"""Decide what follows from an attempt: done, again, kept as before, or dead. Pure.
 
 Sinks report facts, this decides. Time and luck are arguments, so that the rules are a
 table (`tests/unit/test_retry.py`).
@@ -44,7 +44,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The attempt was none of the schedule: tries and date stay as they were."""
+    """The attempt did not belong to the schedule: tries and date stay as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,10 @@ def decide(
     luck: float,
     early: bool = False,
 ) -> Decision:
-    """What follows from `attempt`, the one after `tries` failures. `luck` is in [0, 1). `early`: an
-    operator, a change of settings or a recovery triggered it, and not the schedule."""
+    """Return what follows from `attempt`, the one after `tries` failures. `luck` is in [0, 1).
+
+    `early`: an operator, a change of settings or a recovery triggered it, and not the schedule.
+    """
     if attempt.outcome is Outcome.DELIVERED:
         return _DONE
     if attempt.outcome is Outcome.REJECTED:

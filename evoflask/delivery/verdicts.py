@@ -25,10 +25,10 @@ _CODES: Final = {
     "timeout": "It was sent, and no answer came within the timeout: the receiver is too slow, or "
     "hangs.",
     "reset": "The connection broke before the answer was complete.",
-    "bad-answer": "Something answers there, but not as this kind of receiver should: {detail}. Is "
-    "the port right?",
+    "bad-answer": "Something answers there, but not as this kind of receiver should: {detail}. "
+    "Check the port.",
     "early-answer": "The receiver answered before it was sent the whole request, so the answer may "
-    "belong to another request: a receiver should read a request to its end.",
+    "belong to another request. A receiver should read a request to its end.",
     "answer-too-large": "The receiver answered with more than is read: a receiver should answer "
     "with a few bytes.",
     "url": "The URL cannot be used.",
@@ -82,7 +82,7 @@ def _of_status(status: int) -> str:
 
 
 def _fate(attempt: Attempt) -> str:
-    """What becomes of an event that ends like this test."""
+    """Return the sentence on the fate of an event that ends like this test."""
     if attempt.outcome is Outcome.REJECTED:
         return (
             "An event that gets this answer becomes a dead letter at once: giveUpOn has "

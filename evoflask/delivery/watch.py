@@ -177,7 +177,7 @@ class Watch:
         self.tell([_event(f"op-{lane}-letters-{last.id}-{n}", "deadletter.created", home, facts)])
 
     def tell(self, events: Sequence[Event]) -> None:
-        """Append events for the operator, where one wants them. Raises `Unavailable`."""
+        """Append events for the operator, if OPERATOR_WEBHOOK_URL is set. Raises `Unavailable`."""
         if not self._settings.operator_webhook_url:
             return
         try:

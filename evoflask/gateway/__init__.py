@@ -41,7 +41,7 @@ class _NoThread:
 
 
 class UpgradeRequired(HTTPException):
-    """Another version of the protocol than ours. Plain HTTP does not come so far."""
+    """Refuses another version of the protocol. Plain HTTP is refused before."""
 
     code = 426
     description = "The version of the websocket protocol must be 13."

@@ -93,7 +93,7 @@ class Connection:
 
     @property
     def drained(self) -> bool:
-        """Whether all that was sent is in the kernel's hands."""
+        """Return True if the kernel has taken all that was sent."""
         return not self._out
 
     def wake(self) -> None:

@@ -41,7 +41,7 @@ RETRY_AFTER: Final = 5
 
 
 NOT_YOURS: Final = "Unauthorized: the key of this socket is not valid for this instance."
-"""Also for an instance that does not exist: a token must not learn names by asking."""
+"""Also refuses an instance that does not exist: a token must not learn names by asking."""
 
 
 @dataclass(frozen=True, slots=True)

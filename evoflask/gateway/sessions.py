@@ -35,7 +35,7 @@ AGAIN: Final = 1.0
 """Seconds until an outbox that could not be read is read again."""
 
 ROOM_AGAIN: Final = 0.4
-"""Seconds at most until a socket asks again for the bytes of a large event."""
+"""Longest time in seconds until a socket asks again for the bytes of a large event."""
 
 TRIMMED: Final = "they left retention"
 SET_BACK: Final = "the outbox lost its end"
@@ -283,7 +283,7 @@ class Session:
         return not page.end
 
     def _wait(self) -> None:
-        """Other reads hold the bytes that the next message needs, or this socket does."""
+        """Wait a moment: other reads or this socket hold the bytes that the next message needs."""
         self._not_before = time.monotonic() + random.uniform(0.5, 1.0) * ROOM_AGAIN
 
     def _send(self, joined: Joined, items: Sequence[Item]) -> None:

@@ -1,12 +1,12 @@
-"""An HTTP/1 answer, read as leniently as curl and browsers read one. Pure: no sockets.
+"""Read an HTTP/1 answer as leniently as curl and browsers do. Pure: no sockets.
 
 `Reading` takes bytes as they come and fills an `Answer`. It accepts lines that end with LF alone,
 folded header values, control bytes in values, padded chunk sizes and equal `Content-Length`
-headers. It refuses success where the end of the answer is in doubt: `Content-Length` beside
-`Transfer-Encoding`, lengths that differ, a NUL in the head. The status of a failure counts
-nevertheless, its `Retry-After` included.
+headers. It refuses success if the end of the answer is in doubt: `Content-Length` beside
+`Transfer-Encoding`, lengths that differ, a NUL in the head. The status and `Retry-After` of a
+failure count even then.
 
-Work and memory are linear in the bytes of an answer, and bounded by the constants below.
+Work and memory are linear in the bytes of an answer. The constants below bound both.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ class BadAnswer(ValueError):
 
 
 class Answer:
-    """One answer. `size`: bytes of its body so far; `whole`: the body ended in order, within its
-    bound; `early`: the answer came before the whole request was sent."""
+    """An answer, as far as it was read.
+
+    `size`: bytes of its body so far. `whole`: the body ended in order, within its bound. `early`:
+    the answer came before the whole request was sent.
+    """
 
     # Defaults on the class: most answers are short, and an attribute that is not set costs nothing.
     status = 0
@@ -87,8 +90,11 @@ class Answer:
 
 
 class Reading:
-    """Reads one answer. `keep`: bytes of its body to keep; `most`: bytes of its body to read;
-    `spare`: both for anything but a 2xx."""
+    """Reads one answer.
+
+    `keep`: bytes of its body to keep. `most`: bytes of its body to read. `spare`: both bounds for
+    an answer that is no 2xx.
+    """
 
     done = False
     """The answer ended, or exceeded its bound."""
@@ -126,16 +132,16 @@ class Reading:
         self._by(data)
 
     def end(self) -> None:
-        """The connection ended in order: so does an answer that names no length."""
+        """Note that the connection ended in order. This also ends an answer without a length."""
         if not self.done and self._by == self._until_end:
             self._finish(kept_alive=False)
 
     # The head
 
     def _read_head(self, data: bytes) -> bytes | None:
-        """Return the bytes behind a head, or None where its end is missing."""
+        """Return the bytes behind a head, or None if its end is missing."""
         buffer: bytes | bytearray = data
-        if self._buffer:  # never the empty one, which all share
+        if self._buffer:  # not `_EMPTY`, which all readers share
             self._buffer += data
             buffer = self._buffer
         if buffer[:1] in (b"\r", b"\n"):
@@ -298,7 +304,7 @@ class Reading:
 
 
 def _check_beginning(buffer: bytes | bytearray) -> None:
-    """Refuse what cannot become a status line, before its server falls silent."""
+    """Refuse bytes that cannot become a status line, without waiting for more."""
     if not b"HTTP/".startswith(bytes(buffer[:5]).upper()):
         raise BadAnswer("it has no HTTP status line")
     if len(buffer) > MAX_STATUS_LINE and buffer.find(b"\n", 0, MAX_STATUS_LINE + 1) < 0:
@@ -306,22 +312,21 @@ def _check_beginning(buffer: bytes | bytearray) -> None:
 
 
 def _unfolded(lines: bytes) -> bytes:
-    """Header lines with each folded one joined to the one before it. Lines that begin with space
-    and have none before them are dropped."""
+    """Join each folded header line to the line before it. Drop folded lines at the start."""
     if (orphans := _ORPHANS.match(lines)) is not None:
         lines = lines[orphans.end() :]
     return _FOLD.sub(b" ", lines)
 
 
 def _coding(values: list[bytes]) -> tuple[bool, bool]:
-    """Return whether a body is chunked, and whether it has any transfer coding."""
+    """Return two booleans: the body is chunked, and it has any transfer coding."""
     codings = [each.strip(b" \t").lower() for each in b",".join(values).split(b",")]
     codings = [each for each in codings if each not in (b"", b"identity")]
     return bool(codings) and codings[-1] == b"chunked", bool(codings)
 
 
 def _length(values: list[bytes]) -> tuple[int | None, str]:
-    """Return the length of a body, and what is wrong with it."""
+    """Return the length of a body, and its fault or ""."""
     if len(values) == 1 and values[0].isdigit() and len(values[0]) <= 32:
         return int(values[0]), ""
     lengths = {each.strip(b" \t") for each in b",".join(values).split(b",")}

@@ -126,11 +126,11 @@ def _allowed_v6(address: ipaddress.IPv6Address) -> str | None:
 
 
 _FOR_AN_OPERATOR = ("private", "loopback", "link-local", "carrier-grade NAT")
-"""Reasons for which an operator may have a use: their own network."""
+"""Reasons that name a network which may be the operator's own."""
 
 
 def hint(reason: str) -> str:
-    """Return how an operator allows what was refused for this reason; "" where none should."""
+    """Return how an operator allows an address refused for this reason, or "" if none should."""
     if not reason.endswith(_FOR_AN_OPERATOR):
         return ""
     return ". To allow it, the operator lists its network in WEBHOOK_ALLOW_NETWORKS"

@@ -1,17 +1,17 @@
 """Connections that obey the guard, and an aiohttp session of such connections.
 
-`Door` makes the connections of webhooks, for deliveries and tests, with and without a proxy;
-`net.wire` speaks HTTP over them. `session` is for sinks whose server is the operator's choice.
-aiohttp is kept from everything that reaches further than one request: no proxies and passwords
-from the environment, no cookies, no decompression (a kilobyte can become a gigabyte).
+`Door` makes the connections of webhooks, for deliveries and tests, with and without a proxy.
+`net.wire` speaks HTTP over them. `session` is for sinks whose server the operator chooses. aiohttp
+gets no proxies or passwords from the environment and keeps no cookies. It decompresses nothing: a
+kilobyte can become a gigabyte.
 
 The guard stands in two places. The resolver refuses names with an address that may not be
 reached, and what it answers is what is connected to (nobody resolves a second time, so a name
 cannot change its mind in between). The socket factory asks once more for each socket, which also
 covers hosts that are addresses already: those never get to a resolver.
 
-A test of a subscription has a `Door` or a session of its own, so that name, connection and TLS
-are part of its story and no kept connection hides them.
+A test of a subscription has a `Door` or a session of its own. So its story shows name, connection
+and TLS, and no kept connection hides them.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ class Door:
     """Makes connections for one loop; the caller closes it. It keeps none.
 
     `proxy`: the URL of the operator's HTTP proxy, which then makes all connections. The proxy
-    looks names up by itself, so addresses and names that are known here are checked before it is
-    asked. `connect_timeout`: seconds for name, connection and TLS together.
+    looks names up by itself, so known addresses and names are checked before it is used.
+    `connect_timeout`: seconds for name, connection and TLS together.
     """
 
     def __init__(
@@ -195,8 +195,10 @@ class Door:
         return made, request.headers.get("Proxy-Authorization", "")
 
     async def close(self) -> None:
-        """Give up what is being connected; connections that were made belong to their requests. May
-        be called twice."""
+        """Cancel connections that are being made. May be called twice.
+
+        A finished connection belongs to its request.
+        """
         await self._connector.close()
 
 
@@ -213,8 +215,8 @@ def session(
     all requests to a host: only for hosts that no tenant controls.
 
     `proxy`, `connect_timeout`: as for a `Door`. There is no other timeout: the caller sets one.
-    `limit`: connections in use at a time; it must exceed the requests under way, for waiting in
-    line counts as connecting.
+    `limit`: connections in use at a time. It must exceed the requests under way, because waiting
+    for a connection counts as connecting.
     """
     allow = tuple(allow_networks)
     resolver = GuardedResolver(allow)
@@ -241,8 +243,10 @@ class NotAsked(aiohttp.ClientError):
 
 
 async def _check_first(resolver: GuardedResolver, allow: tuple[Network, ...], url: URL) -> None:
-    """Check a URL before a proxy is asked for it. A name that is unknown here passes: the proxy
-    looks it up. Raises `NotAsked`."""
+    """Check a URL before it goes to a proxy. Raises `NotAsked`.
+
+    A name that is unknown here passes, because the proxy looks it up.
+    """
     host = url.raw_host or ""
     if (refused := guard.check_literal(host, allow)) is not None:
         raise NotAsked(ForbiddenAddress(host, refused))
@@ -276,9 +280,11 @@ async def telling(
     ssl_context: ssl.SSLContext | None = None,
     proxy: str = "",
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """Make a session for one request that reports each step. Errors pass; a certificate that was
-    refused is looked at before."""
-    await asyncio.to_thread(tls.system)  # which reads files
+    """Make a session for one request that reports each step to a story.
+
+    Errors pass. A refused certificate is looked at first.
+    """
+    await asyncio.to_thread(tls.system)  # reads files
     traces = aiohttp.TraceConfig()
     traces.on_connection_create_end.append(_on_connected)
     traces.on_request_headers_sent.append(_on_sent)
@@ -304,7 +310,7 @@ async def telling_door(
     ssl_context: ssl.SSLContext | None = None,
     proxy: str = "",
 ) -> AsyncIterator[Door]:
-    """Make a door for one request that reports each step, as `telling` makes a session."""
+    """Make a door for one request that reports each step to a story, like `telling`."""
     await asyncio.to_thread(tls.system)
     door = Door(
         allow_networks, connect_timeout=connect_timeout, ssl_context=ssl_context, proxy=proxy

@@ -1,8 +1,8 @@
-"""The connections that wait for their next request: those of one owner to one origin.
+"""Keep connections for the next request of the same owner to the same origin.
 
-An owner is a subscription. Its kept connections and its TLS sessions serve nobody else, so a
-server that answers when it was not asked deceives its own subscription at most. The pool is
-bounded in all and for each owner; the connection that was idle longest is closed first.
+An owner is a subscription. Its kept connections and TLS sessions serve no other one. So a server
+that answers unasked deceives at most its own subscription. The pool is bounded in all and for each
+owner. The connection that was idle longest is closed first.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from evoflask.net.http import KEEPALIVE_SECONDS, Door
 from evoflask.net.wire import Wire
 
 MOST: Final = 4_096
-"""Connections in all, above which idle ones are closed. Fewer where the process may open fewer
-files: half of that."""
+"""Connections in all, above which idle ones are closed. At most half of the files that the process
+may open."""
 EACH: Final = 64
 """Idle connections of an owner: as many as a lane may have deliveries under way."""
 SESSIONS: Final = 20_000
 """TLS sessions kept, some 6 kB each."""
 SESSION_SECONDS: Final = 3_600.0
-"""How long a TLS session is resumed after its full handshake. A certificate is verified in full
-handshakes only: one that was withdrawn is accepted for as long."""
+"""Time after its full handshake in which a TLS session is resumed. Only a full handshake verifies
+the certificate, so a withdrawn one is accepted for this time."""
 
 
 class Wires:
-    """The connections of a door. All methods are for its loop."""
+    """The connections of a door. Call all methods in its loop."""
 
     def __init__(self, door: Door, *, most: int = MOST, each: int = EACH) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -41,15 +41,17 @@ class Wires:
         self._loop = asyncio.get_running_loop()
         self._busy = 0
         self._idle: dict[Wire, None] = {}
-        """All that are free, the one that was idle longest first."""
+        """All free connections, the one that was idle longest first."""
         self._free: dict[str, deque[Wire]] = {}
-        """The same by owner."""
+        """The free connections by owner, the last used one last."""
         self._sessions = Sessions()
         self._sweep: asyncio.TimerHandle | None = None
 
     async def wire(self, owner: str, origin: URL) -> Wire:
-        """Return a free connection, the last that was used first; else a new one. `give_back` must
-        follow. Raises what aiohttp raises."""
+        """Return the last used free connection, or a new one. Raises what aiohttp raises.
+
+        Each connection needs one call of `give_back`.
+        """
         while (found := self._take(owner, origin)) is not None:
             fresh = self._loop.time() - found.idle_since < KEEPALIVE_SECONDS
             if found.free and fresh and found.quiet:
@@ -84,7 +86,7 @@ class Wires:
             self._sweep = self._loop.call_later(KEEPALIVE_SECONDS, self._let_go_of_old)
 
     def close(self) -> None:
-        """Close all that are free; those under way belong to their requests."""
+        """Close all free connections. The others belong to their requests."""
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -95,7 +97,7 @@ class Wires:
 
     @property
     def idle(self) -> int:
-        """How many connections are free."""
+        """Number of free connections."""
         return len(self._idle)
 
     def _take(self, owner: str, origin: URL) -> Wire | None:
@@ -133,13 +135,13 @@ class Wires:
 
 
 class Sessions:
-    """TLS sessions by owner and origin, the last that were used."""
+    """The last used TLS sessions, by owner and origin."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, URL], tuple[ssl.SSLSession, float]] = OrderedDict()
 
     def get(self, owner: str, origin: URL) -> ssl.SSLSession | None:
-        """Return the session to resume."""
+        """Return the session to resume, or None."""
         found = self._known.get((owner, origin))
         if found is None:
             return None
@@ -151,8 +153,11 @@ class Sessions:
         return session
 
     def put(self, owner: str, origin: URL, secured: ssl.SSLObject) -> None:
-        """Keep the session of a connection whose first answer was read: TLS 1.3 servers send it
-        after the handshake. One that was resumed is kept as it is, for a copy costs some 300 us."""
+        """Keep the session of a connection after its first answer.
+
+        TLS 1.3 servers send the session after the handshake. A resumed session stays as it is,
+        because a copy costs some 300 us.
+        """
         if secured.session_reused and (owner, origin) in self._known:
             return
         session = secured.session

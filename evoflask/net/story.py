@@ -85,8 +85,10 @@ class Story:
         self.timing = {}
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Headers as they may be shown: names always, values where they are no secret. Bytes
-        beyond ASCII are Latin-1, also where a library decoded them in another way."""
+        """Return headers that may be shown: all names, and the values that are no secret.
+
+        Bytes beyond ASCII are read as Latin-1, also if a library decoded them in another way.
+        """
         shown: dict[str, str] = {}
         for name, value in list(headers.items())[:MAX_HEADERS]:
             low = name.lower()

@@ -1,8 +1,8 @@
-"""TLS as sinks use it: contexts, sessions that are resumed, and the handshake that a test shows.
+"""TLS for sinks: contexts, resumed sessions, and the handshake that a test shows.
 
-asyncio hands no session to OpenSSL. It does let a context name the class of its TLS objects, and
-makes the object within the task that connects; so `resuming` sets the session in that task's
-context, and `Tls` picks it up.
+asyncio hands no session to OpenSSL. But a context may name the class of its TLS objects, and
+asyncio makes the object within the task that connects. So `resuming` sets the session in that
+task's context, and `Tls` reads it there.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from evoflask.net.certificate import Certificate
 from evoflask.net.story import Story
 
 LOOK_SECONDS = 3.0
-"""How long to look at a certificate that was refused."""
+"""Time to fetch a refused certificate, to show it."""
 BUFFER = 32 * 1024
-"""Bytes of asyncio's buffer for each TLS connection; a TLS record has at most 16 kB. asyncio's own
-256 kB are filled with zeros for each connection: 1 GB for 4,000 of them."""
+"""Bytes of asyncio's buffer for each TLS connection. A TLS record has at most 16 kB. asyncio's own
+buffers have 256 kB each, filled with zeros: 1 GB for 4,000 connections."""
 
 _session: ContextVar[ssl.SSLSession | None] = ContextVar("tls_session", default=None)
 
@@ -78,8 +78,10 @@ def resuming(session: ssl.SSLSession | None) -> Iterator[None]:
 
 
 def prepared(context: ssl.SSLContext | None) -> ssl.SSLContext:
-    """Return the context, or the one of the system's certificates, with `Tls` objects. TLS
-    connections of this process get small buffers from then on."""
+    """Return the context, or the one of the system's certificates, with `Tls` objects.
+
+    From then on all TLS connections of this process get small buffers.
+    """
     sslproto.SSLProtocol.max_size = min(sslproto.SSLProtocol.max_size, BUFFER)
     found = system() if context is None else context
     found.sslobject_class = Tls
@@ -88,8 +90,8 @@ def prepared(context: ssl.SSLContext | None) -> ssl.SSLContext:
 
 @functools.cache
 def system() -> ssl.SSLContext:
-    """Return the context that aiohttp would make. Reads the system's certificates: some
-    milliseconds, once."""
+    """Return the context that aiohttp would make. The first call reads the system's certificates,
+    which takes some milliseconds."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(("http/1.1",))
     return context

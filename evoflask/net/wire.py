@@ -1,14 +1,14 @@
-"""Posts over kept connections, with little work between an event and its socket.
+"""Post over kept connections, with little work between an event and its socket.
 
 `net.http` makes the connections, with the guard, its resolver and TLS. A connection's transport
-then gets a protocol of ours: a request is one write of bytes that were made before, and
-`net.answers` reads the answer.
+then gets a protocol of ours. A request is one write of prepared bytes, and `net.answers` reads the
+answer.
 
-A kept connection carries the requests of one owner (a subscription) to one origin, and never those
-of another owner: bytes that a server sends without being asked look like the answer to the next
-request, whatever the client checks before. Within an owner's connections, one is closed when
-anything waits on it before a request is written, when bytes follow an answer, and when the answer
-came before the whole request was sent.
+A kept connection carries the requests of one owner (a subscription) to one origin. Bytes that a
+server sends unasked look like the answer to the next request, and no check of the client can
+exclude that. So no other owner uses the connection. A connection is closed in three cases: bytes
+wait on it before a request is written, bytes follow an answer, or the answer came before the whole
+request was sent.
 
 Errors are aiohttp's own classes, which `sinks._http.translate` knows.
 """
@@ -49,7 +49,7 @@ class Wire(asyncio.Protocol):
         self.owner = owner
         self.origin = origin
         self.proxy_authorization = proxy_authorization
-        """For requests to a proxy that makes the next connection; "": none is wanted."""
+        """Value of the header for requests through a proxy, or "" if the proxy needs none."""
         self.requests = 0
         """Requests that were begun on it."""
         self.idle_since = 0.0
@@ -59,16 +59,16 @@ class Wire(asyncio.Protocol):
         self._poll = select.poll()
         self._poll.register(_descriptor(transport), _WAITING)
         self._reading: Reading | None = None
-        """Of the request under way; None between requests."""
+        """Reads the answer to the request under way. None between requests."""
         self._sending = False
         self._waiter: asyncio.Future[None] | None = None
-        """Of the answer: the end of one that says 2xx, the head of another one."""
+        """Done at the end of a 2xx, or at the head of another answer."""
         self._end: asyncio.Future[None] | None = None
-        """Of an answer whose head was returned already."""
+        """Done at the end of an answer whose head was returned already."""
         self._writable: asyncio.Future[None] | None = None
         self._usable = True
         transport.set_protocol(self)
-        # aiohttp's own protocol would wait for an end that only this one hears of from now on.
+        # From now on only this protocol learns of the end. aiohttp's own would wait for it.
         if (handler := connection.protocol) is not None:
             handler.connection_lost(None)
         connection.close()
@@ -90,12 +90,12 @@ class Wire(asyncio.Protocol):
     async def post(
         self, head: bytes, content: bytes, *, keep: int, most: int, spare: int
     ) -> Answer:
-        """Send a request. Return when a 2xx was read to its end, or when the head of anything
-        else is there; `rest` reads on then.
+        """Send a request. Return at the end of a 2xx, or at the head of another answer.
 
-        `keep`: bytes of the answer's body that are kept; `most`: bytes after which reading ends
-        and the connection is closed; `spare`: both for anything but a 2xx. Raises what aiohttp
-        raises of a connection that breaks, or of an answer that is not HTTP.
+        `rest` reads the rest of the latter. `keep`: bytes of the answer's body that are kept.
+        `most`: bytes after which reading ends and the connection is closed. `spare`: both bounds
+        for an answer that is no 2xx. Raises aiohttp's errors for a connection that breaks, and
+        `NotHttp`.
         """
         self.requests += 1
         self._reading = reading = Reading(keep=keep, most=most, spare=spare)
@@ -115,8 +115,7 @@ class Wire(asyncio.Protocol):
         return reading.answer
 
     async def rest(self, seconds: float) -> None:
-        """Read the rest of an answer whose head is there, as far as it comes in time; else close
-        the connection."""
+        """Read the rest of an answer. Close the connection if it does not end within `seconds`."""
         if self._reading is None or not self._usable:
             return
         self._end = self._loop.create_future()
@@ -130,13 +129,13 @@ class Wire(asyncio.Protocol):
             raise
 
     def close(self) -> None:
-        """Close at once, whatever is under way. May be called twice."""
+        """Close at once, also during a request. May be called twice."""
         self._usable = False
         with contextlib.suppress(OSError):
             self._transport.abort()
 
     async def _write(self, head: bytes, content: bytes, waiter: asyncio.Future[None]) -> None:
-        """Send in pieces, each when the one before is gone; stop when the answer is there."""
+        """Send in pieces, each after the one before has left. Stop when the answer is there."""
         self._transport.write(head)
         view = memoryview(content)
         for start in range(0, len(view), CHUNK):
@@ -186,7 +185,7 @@ class Wire(asyncio.Protocol):
     # -- ends --------------------------------------------------------------------------------
 
     def _look(self, reading: Reading) -> None:
-        """Return to the sender what it waits for, once it is there."""
+        """Wake the sender if the part of the answer that it waits for is there."""
         answer, waiter = reading.answer, self._waiter
         if reading.done:
             self._finish(reading)

@@ -18,7 +18,7 @@
 --       entries a lane, bytes a lane, the instance's name, lines of the feed,
 --       events a second (0: any number), how many may come at once,
 --       then for each event: id, given (1|0), event, meta, data, size, to, websockets (1|0),
---       fingerprint of event name and data, where the id was given
+--       fingerprint of event name and data, if the id was given
 --
 -- Answers {'ok', positions of repeats, sinks to ring, positions of conflicts}, or a refusal.
 
@@ -74,10 +74,10 @@ if short then
   if full or ours > room * tonumber(ARGV[12]) then return { 'full', 'memory' } end
   local excess = ours - room * tonumber(ARGV[11])
   local total = tonumber(call('GET', P .. 'weighing') or 0)
-  -- Where all lanes weigh less than the excess, refusing them frees nothing.
+  -- If all lanes together weigh less than the excess, refusing them frees nothing.
   if excess > 0 and total >= excess then
-    -- An equal share of what has room, not of what waits: lanes that all weigh the same
-    -- would else take turns in being below it, up to the hard share.
+    -- An equal share of the memory, not of what waits. Else lanes of equal weight would take
+    -- turns in being below their share, up to the hard share.
     local count = call('ZCARD', P .. 'weight')
     local share = math.max(math.max(total - excess, total / 2) / count, least(room, count))
     for _, s in ipairs(order) do
@@ -89,9 +89,9 @@ end
 
 if paid then call('HSET', P .. 'config:' .. i, 'paid', string.format('%.17g', paid)) end
 
--- A given id is a repeat, or a conflict: accepted before with another fingerprint. A date in
--- `seen` that ends in half a millisecond has a fingerprint in `prints`. The release before wrote
--- whole dates and knows no `prints`; an id of such a date counts as a repeat.
+-- A given id that was accepted before is a repeat, or a conflict if its fingerprint differs. A date
+-- in `seen` that ends in half a millisecond has a fingerprint in `prints`. Older releases write
+-- whole dates and no `prints`; an id with such a date counts as a repeat.
 local seen, prints = P .. 'seen:' .. i, P .. 'prints:' .. i
 local HALF = 0.5
 local fresh, dates, marks = {}, {}, {} -- ids of this call: fingerprints, arguments of ZADD, HSET
@@ -120,7 +120,7 @@ for a = HEAD + 1, #ARGV, STEP do
       numbered, told = numbered + 1, told + 1
       number = numbered
     end
-    -- About what it takes of Redis: a lane's member names the entry in some 30 bytes of `to`.
+    -- About the bytes that it takes in Redis. Each lane has some 30 bytes of `to`.
     local weight = tonumber(size) + ENTRY_BYTES + MEMBER_BYTES * math.ceil(#to / 40)
     added = added + weight
     if #data > inline then
@@ -213,8 +213,8 @@ if #marks > 0 and seen_ms > 0 then
   end
   call('PEXPIRE', seen, seen_ms)
   call('PEXPIRE', prints, seen_ms)
-  -- Forget the oldest: those beyond the count, and those whose time is over. More than came, so
-  -- that they become fewer by batches of any size.
+  -- Forget the oldest ids: those beyond the count, and those whose time is over. Forget more than
+  -- came, so that batches of any size make them fewer.
   local came = #marks / 2
   local count = call('ZCARD', seen)
   local past = math.min(math.max(count - seen_ids, 0), came + 1000)
@@ -227,7 +227,7 @@ if #marks > 0 and seen_ms > 0 then
     for g = 1, #gone, 2 do ids[#ids + 1] = gone[g] end
     call('HDEL', prints, unpack(ids))
   end
-  -- The release before forgets an id without its fingerprint: draw some, drop those without id.
+  -- Older releases forget an id without its fingerprint. Draw some, and drop those without an id.
   if call('HLEN', prints) > count - past then
     for _, id in ipairs(call('HRANDFIELD', prints, came + 16)) do
       if not call('ZSCORE', seen, id) then call('HDEL', prints, id) end

@@ -39,25 +39,25 @@ return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 SILENCE = 5.0
 """Seconds after which who listens is told that nobody told anything."""
 NO_CONNECTION = "No connection available."
-"""redis-py's text where a caller waited for a connection in vain; its class says no more."""
+"""redis-py's text if a caller waited for a connection in vain. No error class says it."""
 SYNC_LOOK = 0.005
 """Seconds between looks for the end of an fsync that an append waits for."""
 _PERSISTENCE = ("INFO", "persistence")
 WAITAOF_PROBE = ("WAITAOF", 1, 0, 1)
-"""Answered at once, or in a millisecond, by a server that can be waited for."""
+"""A server that has WAITAOF answers within a millisecond."""
 AOF_SECONDS = 1.8
-"""Seconds that an fsync may take to come: with `everysec`, one and its own time."""
+"""Seconds to wait for an fsync. With `everysec` it begins within one second."""
 TIMEOUT = 2.0
 """Seconds for an answer of Redis. A verb takes milliseconds."""
 CONNECTIONS = 256
-"""Connections of one client at most."""
+"""Connections of one client, at most."""
 
 
 def connect(url: str, *, timeout: float = TIMEOUT, connections: int = 64) -> redis.Redis:
     """Return a client of the synchronous side, which connects at its first command.
 
-    `connections`: threads that may ask for one at a time. Above `CONNECTIONS`, a thread waits for
-    one, up to `timeout` seconds. Below, no thread waits: redis-py's pool with waiting takes 10 µs
+    `connections`: threads that may need one at the same time. Above `CONNECTIONS`, a thread waits
+    for one, up to `timeout` seconds. Below, no thread waits: redis-py's waiting pool takes 10 µs
     more for each command.
     """
     return redislink.connect(
@@ -79,8 +79,11 @@ def connect_async(
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """How many replicas must have what was accepted, and the seconds that they get for it.
-    `disk`: the server's own disk must have it too."""
+    """The copies of an event that 202 needs.
+
+    `replicas`: number of replicas that must have it. `seconds`: time that they get. `disk`: the
+    server's own disk must have it too.
+    """
 
     replicas: int
     seconds: float
@@ -88,7 +91,7 @@ class Copies:
 
 
 def translate(error: exceptions.RedisError | OSError) -> OutboxDown | OutboxFull:
-    """An error of redis-py in our words, without hosts or credentials."""
+    """Return our error for one of redis-py, without hosts or credentials."""
     if redislink.refuses_writes(error):
         why = redislink.disk_words(error)
         disk.notices.refused(why)
@@ -135,11 +138,11 @@ class Outbox:
         return call.read(answer)
 
     def run_written(self, call: Call[T]) -> T:
-        """`run`, and then until Redis handed to the kernel what it answered.
+        """Run a verb, and wait until Redis has handed its writes to the kernel.
 
-        Raises OutboxUnwritable also when that failed: the verb ran, and lasts as long as Redis
-        does. Under `everysec` Redis answers first: a write that fails is noticed by the next
-        command, and a write that meets a running fsync waits for its end, two seconds at most.
+        Raises OutboxUnwritable also if the write failed: the verb ran, and lasts as long as Redis.
+        With `everysec` Redis answers before it writes. The next command reports a failed write. A
+        write during an fsync waits for its end, two seconds at most.
         """
         with self._connection() as connection:
             evalsha = ("EVALSHA", call.script.sha, 1, call.prefix, *call.args)
@@ -154,10 +157,13 @@ class Outbox:
         return call.read(answer)
 
     def _wait_written(self, connection: Any, said: Any) -> None:
-        """`said`: the answer to `_PERSISTENCE` that was asked for behind the verb. Without an
-        fsync under way the verb was written, or not, before that answer was sent."""
+        """Wait for the end of an fsync, then check that the write worked.
+
+        `said`: the answer to `_PERSISTENCE`, which followed the verb. If no fsync was under way,
+        the write was tried before Redis sent that answer.
+        """
         if isinstance(said, Exception):
-            said = b""  # it does not say
+            said = b""  # a hosted server may refuse INFO
         if b"aof_enabled:0" in said:
             return
         end = time.monotonic() + TIMEOUT
@@ -170,7 +176,7 @@ class Outbox:
             (said,) = _exchange(connection, _PERSISTENCE)
             if isinstance(said, Exception):
                 raise said
-        (pong,) = _exchange(connection, ("PING",))  # refused as writes are
+        (pong,) = _exchange(connection, ("PING",))  # Redis refuses it if it refuses writes
         if isinstance(pong, Exception):
             if not redislink.refuses_writes(pong):
                 raise pong
@@ -182,7 +188,7 @@ class Outbox:
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
-        """A connection of the pool, for commands without redis-py's layers. Translates errors."""
+        """Lend a connection of the pool, to use without redis-py's layers. Translates errors."""
         with translated():
             pool = self.redis.connection_pool
             connection = pool.get_connection()
@@ -191,7 +197,7 @@ class Outbox:
             except (exceptions.ResponseError, OutboxDown):
                 raise  # every answer was read
             except BaseException:
-                # An answer that nobody read must not be taken for that of the next command.
+                # An unread answer must not be taken for the answer to the next command.
                 connection.disconnect()
                 raise
             finally:
@@ -217,12 +223,12 @@ class Outbox:
             pool.release(connection)
 
     def run_copied(self, call: Call[T], copies: Copies) -> T:
-        """`run_written`, and then until so many replicas have it, and the disk where asked for.
+        """Run a verb as `run_written` does, and wait for its copies.
 
-        Raises OutboxDown also when fewer said so in time: the verb ran, and a failover or a loss
-        of power may lose it. The mark is written behind a verb that wrote nothing too: what it
-        found, an event that was accepted before, may be what the replicas do not have yet, and
-        both commands are about the last write of their own connection.
+        Raises OutboxDown also if too few copies were reported in time. The verb ran then, and a
+        failover or a loss of power may lose it. A mark is always written behind the verb, because
+        WAIT and WAITAOF are about the last write of their connection. A verb that found a repeat
+        writes nothing, and the replicas may lack the event that it found.
         """
         evalsha = ("EVALSHA", call.script.sha, 1, call.prefix, *call.args)
         commands = [evalsha, ("SET", keys.copied(call.prefix), 1), _PERSISTENCE]
@@ -242,7 +248,9 @@ class Outbox:
                 if isinstance(each, Exception):
                     raise each
             if copies.disk and have.pop()[0] < 1:
-                raise OutboxDown("Redis' disk does not have it in time; repeat with the same id")
+                raise OutboxDown(
+                    "Redis did not write it to its disk in time; repeat with the same id"
+                )
             if copies.replicas and have.pop() < copies.replicas:
                 raise OutboxDown("too few replicas hold it; repeat with the same id")
             if not copies.disk:
@@ -251,7 +259,7 @@ class Outbox:
         return call.read(answer)
 
     def lacks_waitaof(self) -> str:
-        """Why this server cannot be waited for by WAITAOF; "": it can. Raises OutboxDown."""
+        """Return why this server has no WAITAOF, or "" if it has. Raises OutboxDown."""
         with self._connection() as connection:
             (answer,) = _exchange(connection, WAITAOF_PROBE)
         return why_no_waitaof(answer) if isinstance(answer, Exception) else ""
@@ -450,7 +458,7 @@ class AsyncOutbox:
 
 
 def _exchange(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
-    """Commands in one round trip: an answer or a `ResponseError` each, in order."""
+    """Send commands in one round trip. Return an answer or a `ResponseError` for each, in order."""
     connection.send_packed_command([hiredis.pack_command(command) for command in commands])
     answers: list[Any] = []
     for _ in commands:
@@ -462,7 +470,7 @@ def _exchange(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
 
 
 def why_no_waitaof(error: Exception) -> str:
-    """Why a server refuses `WAITAOF_PROBE`, in words."""
+    """Return why a server refuses `WAITAOF_PROBE`, as a part of a sentence."""
     said = str(error).lower()
     if "unknown command" in said:
         return "this Redis has no WAITAOF: it needs Redis 7.2 or newer, or Valkey"
@@ -474,7 +482,7 @@ def why_no_waitaof(error: Exception) -> str:
 
 
 def _check_waitaof(answer: Any) -> None:
-    """Before the verb runs: where nothing can be waited for, nothing is accepted."""
+    """Raise an error before the verb runs if the server cannot do WAITAOF."""
     if not isinstance(answer, Exception):
         return
     if redislink.refuses_writes(answer):

@@ -85,8 +85,8 @@ for _, l in ipairs(lanes) do
   call('HDEL', key, 'orphan')
   call('HSET', key, 'i', i, 'sink', sink, 'on', l[3], 'stop', l[4], 'wait', l[5], 'version', l[6])
   if was.version and tonumber(was.version) ~= tonumber(l[6]) then
-    -- The subscription was changed: what failed may work now, so the pause ends and retries need
-    -- not wait for their dates. Where it does not, the next pause is as long as this one was.
+    -- The subscription was changed, so a failed delivery may work now. The pause ends, and retries
+    -- need not wait for their dates. If the lane fails again, its next pause is as long as this one.
     local pauses = tonumber(was.pauses or 0) - (tonumber(was['until'] or 0) > 0 and 1 or 0)
     call('HDEL', key, 'until', 'failures', 'pauses', 'last_entry', 'fails', 'since')
     if pauses > 0 then call('HSET', key, 'pauses', pauses) end

@@ -1,8 +1,8 @@
-"""What Redis says of its disk, and what it answers while it cannot write there.
+"""Read the state of Redis' disk, and log when Redis refuses writes.
 
-With `appendfsync everysec` Redis answers a command before it knows that the kernel took it: the
-write may fail, or wait for an fsync that is under way. Only then does Redis refuse further
-commands (MISCONF). So an append is followed by a look, see `client.Outbox.run_written`.
+With `appendfsync everysec` Redis answers a command before the kernel has taken it. The write may
+fail, or wait for an fsync that is under way. Redis refuses only the commands after a failed write
+(MISCONF). So each append is followed by a check, see `client.Outbox.run_written`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from evoflask.log import Repeats
 log = logging.getLogger(__name__)
 
 CALM = 2.0
-"""Seconds without a refusal before a success counts as the end."""
+"""Seconds without a refusal after which a success ends the failure."""
 READS = frozenset({"look", "find", "fate", "scan", "check", "inspect", "leaks"})
 """Verbs that work while Redis refuses writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Redis' own account of its files. A server that hides a field counts as well."""
+    """The state of Redis' files, as Redis reports it. A hidden field counts as healthy."""
 
     appendonly: bool = False
     appends: bool = True
@@ -37,7 +37,7 @@ class Disk:
     snapshot_at: float = 0.0
     """Date of the last good snapshot, or of the server's start, Unix seconds."""
     syncing: bool = False
-    """An fsync is under way: until it ends, what is answered may be in Redis' memory only."""
+    """An fsync is under way. Until it ends, answered writes may be in Redis' memory only."""
     unwritten: int = 0
     """Bytes that were answered and not yet handed to the kernel."""
     delayed: int = 0
@@ -45,7 +45,7 @@ class Disk:
 
     @property
     def healthy(self) -> bool:
-        """Return True if no write failed the last time."""
+        """Return True if the last write of each kind worked."""
         return self.appends and self.rewrites and self.snapshots
 
 
@@ -53,7 +53,7 @@ HEALTHY = Disk()
 
 
 def read(info: Mapping[str, Any]) -> Disk:
-    """`info`: of redis-py, with the section `persistence`."""
+    """Return the state in redis-py's `info`, which has the section `persistence`."""
     return Disk(
         appendonly=bool(info.get("aof_enabled")),
         appends=info.get("aof_last_write_status", "ok") == "ok",
@@ -67,7 +67,7 @@ def read(info: Mapping[str, Any]) -> Disk:
 
 
 class Notices:
-    """Logs once that Redis refuses writes, for the whole process, and once that it takes them."""
+    """Logs once for the process that Redis refuses writes, and once that it takes them again."""
 
     def __init__(self) -> None:
         self._repeats = Repeats(log)
@@ -75,7 +75,7 @@ class Notices:
         """Last refusal, by the monotonic clock."""
 
     def refused(self, reason: str) -> None:
-        """Log it at the first refusal and once a minute after that."""
+        """Log the first refusal, and a further one once a minute."""
         self._last = time.monotonic()
         self._repeats.write(f"Redis refuses all writes: {reason}")
 

@@ -87,8 +87,10 @@ def _dying(member: str, kept: str, entry: tuple[dict[bytes, bytes], bytes | None
 def fields(
     outbox: Outbox, partition: int, i: str, members: Sequence[str]
 ) -> list[dict[bytes, bytes] | None]:
-    """Fields of entries, by members of a lane, with `data` where it is not kept beside its
-    entry; None: the entry is gone."""
+    """Return the fields of entries by members of a lane, or None for each that is gone.
+
+    A large `data` is kept beside its entry and is not among the fields.
+    """
     stream = keys.outbox(partition, i)
 
     def fetch(r: Any) -> list[Any]:
@@ -103,7 +105,7 @@ def fields(
 
 
 def body(outbox: Outbox, partition: int, i: str, entry: str) -> bytes | None:
-    """The data that is kept beside an entry; None: it is gone."""
+    """Return the data that is kept beside an entry, or None if it is gone."""
     found: Any = outbox.ask(lambda r: r.get(keys.body(partition, i, entry)))
     return None if found is None else bytes(found)
 

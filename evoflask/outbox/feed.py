@@ -94,7 +94,7 @@ class Page:
     end: bool
     """Nothing lay behind it then."""
     short: bool = False
-    """It ends before a body that the caller has no room for."""
+    """It ends before a body whose bytes the caller could not borrow."""
 
 
 class Feed:
@@ -169,8 +169,11 @@ class Feed:
         n: int,
         borrow: Callable[[int], bool] = lambda _: True,
     ) -> Page:
-        """At most `n` entries after a position. `borrow` is asked once for the bytes of the large
-        bodies. Where it refuses, the page ends before the first of them."""
+        """Return at most `n` entries after a position.
+
+        `borrow` gets the size of the large bodies in bytes, once. If it returns False, the page
+        ends before the first of them.
+        """
 
         def fetch(r: Any) -> Any:
             # The counter first: what it counts is in the range that is read after it, or gone.
@@ -266,7 +269,7 @@ def _bounded(sizes: Sequence[int]) -> int:
 
 
 def _is_beside(fields: dict[bytes, bytes]) -> bool:
-    """Whether a websocket gets the entry, and its body is kept beside it."""
+    """Return True if a websocket gets the entry, and its body is kept beside it."""
     return bool(fields.get(b"ws")) and b"data" not in fields
 
 

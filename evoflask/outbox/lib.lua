@@ -17,9 +17,9 @@ local QUARANTINE = 3 -- holds lost in a row, after which a lane runs alone
 -- What retention leaves to an instance with websockets, however short memory is: the web
 -- process reads an entry some milliseconds after it was appended.
 local FLOOR, FLOOR_MS = 8, 2000
--- About what Redis takes for an entry beside its bytes, and for each lane that has it.
+-- About the bytes that Redis adds to an entry's own, and the bytes for each lane that has it.
 local ENTRY_BYTES, MEMBER_BYTES = 64, 160
--- A lane of fewer bytes gives no way and is not refused, unless there are very many lanes.
+-- A smaller lane does not give way and is not refused, unless there are very many lanes.
 local LANE_BYTES = 65536
 
 -- On a full Redis a script whose first write frees memory runs through, and one whose first
@@ -65,39 +65,39 @@ local function tally(zset, sum, member, bytes)
   return left
 end
 
--- Answers what the lane weighs now; nil where nothing was to be weighed.
+-- Answers the weight of the lane now, or nil if `bytes` is 0.
 local function weigh(s, bytes)
   if bytes ~= 0 then return tally('weight', 'weighing', s, bytes) end
 end
 
--- Count the bytes of an outbox' entries, each as its field `w` says. An entry without it, of an
--- older release, is not counted.
+-- Count the bytes of an outbox' entries by their field `w`. Entries of older releases have none and
+-- are not counted.
 local function store(i, bytes)
   if bytes ~= 0 then tally('stored', 'storing', i, bytes) end
 end
 
--- Nothing is on the outbox any more: forget what older releases took off without counting.
+-- The outbox is empty: correct what older releases took off without counting.
 local function store_nothing(i)
   store(i, -tonumber(call('ZSCORE', P .. 'stored', i) or 0))
 end
 
--- What each of so many lanes may weigh however short memory is.
+-- Answers the bytes that each of `count` lanes keeps even if memory is short.
 local function least(room, count)
   return math.min(LANE_BYTES, room / 2 / math.max(count, 1))
 end
 
--- Answers {ours, room, full}, or nil where less than `share` of maxmemory is used.
+-- Answers {ours, room, full}, or nil if less than `share` of maxmemory is used.
 --
--- `ours`: bytes of our entries and of an empty Redis. `room`: what they may have, maxmemory
--- without the keys of others. Clients' output buffers come and go, so they take no room; `full`
--- says that Redis refuses writes by its own count, in which they are. `bytes`: what is to be added.
+-- `ours`: bytes of our entries and of an empty Redis. `room`: the bytes that they may have, which is
+-- maxmemory without the keys of others. Clients' output buffers come and go, so they take no room.
+-- `full`: Redis refuses writes, by its own count that includes them. `bytes`: bytes to be added.
 local function pressure(bytes, share)
   local info = call('INFO', 'memory')
   local function said(name) return tonumber(string.match(info, name .. ':(%d+)')) or 0 end
   local max, used = said('maxmemory'), said('used_memory') + bytes
   if max == 0 or used <= max * share then return nil end
   local counted = used - said('mem_not_counted_for_evict')
-  -- What is to be added is in the buffer of the request already.
+  -- The bytes to be added are in the buffer of the request already.
   local keys = math.max(counted - bytes - said('mem_clients_normal'), 0)
   local entries = math.max(tonumber(call('GET', P .. 'storing') or 0),
     tonumber(call('GET', P .. 'weighing') or 0)) + bytes
@@ -179,7 +179,7 @@ local function field(row, name)
   end
 end
 
--- Answers the bytes that were counted for it, which the caller takes off by `store`.
+-- Delete an entry. Answers the bytes counted for it, which the caller takes off by `store`.
 local function erase(i, id, fields)
   call('XDEL', P .. 'outbox:' .. i, id)
   call('DEL', P .. 'body:' .. i .. ':' .. id)
@@ -206,7 +206,7 @@ end
 
 -- Move the edge of retention over at most `n` entries, each deleted unless a lane has it.
 -- `ws` counts what websockets got of this instance, where it has any.
--- `added`: bytes that were put on the outbox and are not counted yet.
+-- `added`: bytes put on the outbox that are not counted yet.
 -- Answers how many it moved over, and whether more are past retention.
 local function trim(i, retain, age, n, added)
   local config = P .. 'config:' .. i
@@ -238,8 +238,8 @@ local function trim(i, retain, age, n, added)
   return moved, nxt ~= nil and moved == n
 end
 
--- A retry that came before its date: its tries then, the date, and the cause: `probe`, `change`
--- or `recovery`. A mark with other tries is of an earlier failure, and says nothing.
+-- Answers the date and the cause of a retry that came forward: `probe`, `change` or `recovery`. A
+-- mark has the tries of that moment; one with other tries is outdated and answers nothing.
 local function read_mark(mark, tries)
   local was, d, cause = string.match(mark or '', '^(%d+) (%d+) (%a+)$')
   if was and tonumber(was) == tonumber(tries or 0) then return tonumber(d), cause end
@@ -255,10 +255,10 @@ local function forget_early(s)
   call('HDEL', P .. 'lane:' .. s, 'early', 'recall', 'recalled')
 end
 
--- Bring the next retries of a lane forward, oldest entry first: RECALL_N a call, one each RECALL_MS,
--- from where the call before stopped (`recall`, a date; `recalled` is when its last one is due). A
--- failure of such a try charges nothing and gives it its date back (settle). A recovery brings each
--- retry forward once; after a change of settings those that came before come again.
+-- Bring the next retries of a lane forward, oldest entry first: RECALL_N a call, one each RECALL_MS.
+-- `recall` is the date at which the call before stopped, `recalled` the date of its last retry. A
+-- failure of such a try charges nothing and restores its date (settle). A recovery brings each
+-- retry forward once. A change of settings also brings those forward that a recovery did.
 local RECALL_N, RECALL_MS = 50, 50
 local function recall(s, h, cause)
   local waiting, key = P .. 'waiting:' .. s, P .. 'lane:' .. s
@@ -305,8 +305,7 @@ end
 -- The ids that a holder gets next: at most `n`, half of them retries that are due, half new
 -- ones after `cursor`; a half uses what the other leaves. `new` and `old` say how many new
 -- ones and retries the holder has in hand already (they are still on the lane).
--- Answers a flat list: member, tries, ..., and one of those that come before their date: member,
--- cause, ...
+-- Answers two flat lists: member, tries, ... and, of ids before their date, member, cause, ...
 local function window(s, h, n, cursor, new, old)
   local key = P .. 'waiting:' .. s
   local failed = call('ZRANGEBYSCORE', key, '(0', NOW, 'LIMIT', 0, n + old)

@@ -7,7 +7,7 @@
 -- Redis: the log is what gives way.
 --
 -- ARGV: name, attempts in it, packed, attempts that the drain dropped before, batches at most,
--- bytes at most, share of the room that entries have. Answers 1, or 0: it was dropped.
+-- bytes at most, share of the memory for entries. Answers 1, or 0: it was dropped.
 
 local name, n, packed = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 if tonumber(ARGV[4]) > 0 then

@@ -7,7 +7,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 SHARED_KEY = "-"
-"""The key of events about the instance, and of every event of a total order."""
+"""The key of all events about the instance, and of all events of a total order."""
 SHORT = 128
 """Bytes of a key whose hash is kept: the same chats come again and again."""
 
@@ -21,7 +21,7 @@ def key_hash(key: bytes | None) -> str:
 
 
 def key_of_its_own(event_id: str) -> str:
-    """The key of an event that keeps no order. Not remembered: it comes once."""
+    """Return the key of an event that keeps no order. It comes once, so it is not cached."""
     return _hash(event_id.encode())
 
 

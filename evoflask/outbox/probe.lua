@@ -1,12 +1,12 @@
--- probe: have the lane looked at now, whatever its pause or the date of its next retry.
+-- probe: try one event of the lane now, despite its pause or the date of its next retry.
 --
 --   lane:<s>  hash  until, probed    waiting:<s>  zset  the earliest retry's date
 --   tries:<s>  hash  read            early:<s>  hash  the date that this retry had
 --   due:<sink> | alone:<sink>, oldest:<sink>  dates       wake:<sink>  channel
 --
 -- Atomic because a pause that ended meanwhile, or a retry that was settled, must not come back.
--- A failure of the try costs nothing: the pause goes on to its end (`probed`: when it was broken
--- off, and that end), and the retry gets its date back (`early`).
+-- A failure of the try costs nothing. The pause keeps its end, which `probed` holds with the date of
+-- the probe. The retry gets its date back from `early`.
 --
 -- ARGV: s. Answers unknown, off, stopped, empty or ok.
 

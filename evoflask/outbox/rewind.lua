@@ -20,7 +20,7 @@ for r = 1, #rows, 2 do
   call('ZADD', waiting, math.max(NOW, tonumber(rows[r + 1]) - back), rows[r])
 end
 if #rows == 2 * n then return rows[#rows] end
--- The dates that retries had before they came forward lie too far ahead as well.
+-- The dates in `early` lie too far ahead as well.
 forget_early(s)
 -- A hold that was renewed since is its holder's.
 for field, limit in pairs({ ['until'] = NOW + back / 2, ['end'] = NOW + tonumber(ARGV[4]) }) do

@@ -14,9 +14,9 @@
 --       mark ('' none), number of facts, fact name, fact value ... (breaker, last error),
 --       number of totals, name, n, ... then outcomes: kind, member, attempt, x
 --         d delivered · r retry (x: ms from now) · x dead (x: reason as JSON)
---         e a try before its date failed: tries and date are what they were
---         E, X: the same, but no fault of the destination, or not one that counts
---         R nothing of that entry changes: it was tried by settings that are no more
+--         e a try before its date failed: tries and date stay
+--         E, X like e and x, but not counted as a failure of the destination
+--         R nothing changes: the try used outdated settings
 -- Answers {'lost'} or {'ok', now ms, due now (1|0), applied, ids, active (1|0), revision,
 -- epoch, early}; a lane that was stopped meanwhile is not active and hands out nothing.
 
@@ -78,7 +78,7 @@ if #members > 0 then
       leave(n, member)
       delivered, applied, faults = delivered + 1, applied + 1, 0
     elseif kind == 'R' then
-      -- It stays where it is, due and uncharged.
+      -- The entry stays due and uncharged.
     elseif string.lower(kind) == 'e' then
       local own = read_mark(marks[n], tries[n])
       if there[n] and before == attempt - 1 and own and tonumber(there[n]) < own then
@@ -135,7 +135,7 @@ if faults > 0 then
   call('ZADD', P .. 'failing', 'NX', NOW, s)
 end
 
--- A success after failures: retries that wait for their dates come forward, a piece a call.
+-- After a success that follows failures, retries come forward, some with each call.
 local from, cause = string.match(h.recall or '', '^(%d+) (%a+)$')
 h.recall = from
 if delivered > 0 and h.fails and not from then h.recall, cause = NOW, 'recovery' end

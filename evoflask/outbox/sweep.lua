@@ -1,7 +1,7 @@
 -- sweep: clear away, a bounded piece at a time, what was set aside.
 --
 --   sweep  set of `<i> gone:<s>:waiting` | `<i> gone:<s>:dying` | `<i> outbox`
---   outbox:<i>  stream, body:<i>:<e>  - entries that nobody has any more     stored, storing
+--   outbox:<i>  stream, body:<i>:<e>  - entries that no lane has any more     stored, storing
 --
 -- Atomic because an entry that leaves its last lane past retention must be deleted then.
 --

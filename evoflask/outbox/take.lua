@@ -9,8 +9,8 @@
 --
 -- ARGV: sink, token, hold ms, lanes at most, ids a lane, alone (1|0)
 -- Answers {now ms, lane, lane, ...}; a lane is {s, token, i, revision, epoch, probe, proven,
--- failures, until, pauses, last entry, ids, early, the end of the pause that a probe by hand broke
--- off (0: it did not)}.
+-- failures, until, pauses, last entry, ids, early, the end of the pause that a probe by hand
+-- interrupted, or 0}.
 
 unblock()
 local sink, token, hold = ARGV[1], ARGV[2], tonumber(ARGV[3])

@@ -176,14 +176,16 @@ class Timetable:
     def heaviest(
         self, partition: int, n: int, usage: Usage, share: float
     ) -> list[tuple[str, int, int]]:
-        """(lane, bytes waiting, its share), heaviest first; only lanes that weigh more than
-        their share: an equal one of what waits without the excess, which is at least half of
-        what waits, and never less than `Usage.least`."""
+        """Return (lane, bytes waiting, its share) of lanes above their share, heaviest first.
+
+        The share is an equal part of the waiting bytes without the excess. These are at least half
+        of the waiting bytes. A share is never below `Usage.least`.
+        """
         key = keys.of(partition, "weight")
         rows: Any = self._outbox.ask(lambda r: r.zrevrange(key, 0, n - 1, withscores=True))
         count = int(self._outbox.ask(lambda r: r.zcard(key)))
         total = int(self._outbox.ask(lambda r: r.get(keys.of(partition, "weighing"))) or 0)
-        # The excess is of all partitions.
+        # The excess concerns all partitions together.
         excess = usage.excess(share) * total // max(1, usage.waiting)
         equal = max(total - excess, total // 2) // max(1, count)
         most = max(equal, usage.least(count))

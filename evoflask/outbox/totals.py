@@ -113,14 +113,14 @@ class Server:
     version: str
     role: str
     fsync: str | None
-    """`appendfsync`; None: it does not tell, as hosted ones often do."""
+    """`appendfsync`; None: the server does not report it. Hosted ones often do not."""
     policy: str
     """`maxmemory-policy`"""
     memory: Usage
     run_id: str = ""
     disk: Disk = HEALTHY
     refusal: str = ""
-    """Why it refuses all writes; "": it takes them."""
+    """Why the server refuses all writes, or ""."""
 
     @property
     def supported(self) -> bool:
@@ -144,7 +144,7 @@ def server(outbox: Outbox) -> Server:
 
 
 def _refusal(r: Any) -> str:
-    # Redis answers PING as it answers writes; INFO does not say why they fail.
+    # Redis refuses PING if it refuses writes. INFO does not say why they fail.
     pong = r.pipeline(transaction=False).ping().execute(raise_on_error=False)[0]
     refused = isinstance(pong, Exception) and redislink.refuses_writes(pong)
     return redislink.disk_words(pong) if refused else ""
@@ -157,7 +157,7 @@ def _fsync(r: Any) -> str | None:
 
 
 def some_lanes(outbox: Outbox, partitions: int, most: int) -> list[str]:
-    """Lanes with something waiting, drawn by chance: `most` of each partition."""
+    """Return lanes with waiting events, drawn at random: at most `most` of each partition."""
     found: list[str] = []
     for number in outbox.partitions(partitions):
         key = keys.of(number, "weight")

@@ -1,7 +1,7 @@
-"""Who uses the memory of Redis, and how much of it our entries may have.
+"""Measure who uses the memory of Redis, and how much of it our entries may have.
 
-Redis refuses writes by one number, in which everything is. Our entries give way for their own
-bytes alone, so the numbers here are apart. `pressure` in `lib.lua` is the same sum for append.
+Redis refuses writes by one number that includes everything. Our entries give way for their own
+bytes alone, so they are counted apart. `pressure` in `lib.lua` computes the same for append.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from evoflask.outbox import keys
 from evoflask.outbox.client import Outbox
 
 LANE_BYTES = 65_536
-"""A lane of fewer bytes gives no way, unless there are very many lanes."""
+"""A lane of fewer bytes does not give way, unless there are very many lanes."""
 _INFO = "return redis.call('INFO', 'memory')"
-"""As text: redis-py makes a table of its hundred lines, to be asked for ten."""
+"""Returns the text. redis-py would parse a hundred lines, of which ten are needed."""
 _LINE = re.compile(r"^([a-z_]+):(\d+)\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes. A field that Redis does not report is 0."""
+    """Bytes of Redis' memory, by user. A field that Redis does not report is 0."""
 
     used: int = 0
     limit: int = 0
     """`maxmemory`; 0: there is none."""
     uncounted: int = 0
-    """Part of `used` that Redis leaves out when it compares with `limit`."""
+    """Part of `used` that Redis does not compare with `limit`."""
     waiting: int = 0
     """Entries that lanes have. An entry on three lanes counts three times."""
     stored: int = 0
@@ -49,7 +49,7 @@ class Usage:
 
     @property
     def share(self) -> float:
-        """Used share of the limit; 0 where there is none."""
+        """Share of the limit that is used; 0 if there is no limit."""
         return self.used / self.limit if self.limit else 0.0
 
     @property
@@ -59,20 +59,22 @@ class Usage:
 
     @property
     def room(self) -> int:
-        """What `ours` may be: the limit without the keys of others. Clients' buffers come and go
-        and take nothing from it."""
+        """Bytes that `ours` may have: the limit without the keys of others.
+
+        Clients' buffers come and go, so they do not reduce it.
+        """
         return max(0, self.limit - (self._keys - self.ours)) if self.limit else 0
 
     @property
     def pressure(self) -> float:
-        """Share of the room that is used; 0 where there is no limit."""
+        """Share of `room` that `ours` uses; 0 if there is no limit."""
         if not self.limit:
             return 0.0
         return self.ours / self.room if self.room else 1.0
 
     @property
     def full(self) -> bool:
-        """Redis refuses writes."""
+        """Return True if Redis refuses writes for want of memory."""
         return bool(self.limit) and self.used - self.uncounted > self.limit
 
     @property
@@ -80,19 +82,23 @@ class Usage:
         return max(0, self.used - self.uncounted - self.clients)
 
     def excess(self, share: float) -> int:
-        """Bytes of lanes to give up so that `ours` is that share of the room; 0 too where all
-        lanes together weigh less: giving them up would not help."""
+        """Return the bytes of lanes to give up, so that `ours` becomes that share of the room.
+
+        Return 0 also if all lanes together weigh less: giving them up would not help.
+        """
         excess = self.ours - int(self.room * share) if self.limit else 0
         return excess if 0 < excess <= self.waiting else 0
 
     def least(self, lanes: int) -> int:
-        """What each of so many lanes may weigh however short memory is."""
+        """Return the bytes that each of so many lanes keeps even if memory is short."""
         return min(LANE_BYTES, self.room // 2 // max(lanes, 1))
 
     @property
     def users(self) -> dict[str, int]:
-        """Bytes by user, each byte once. `others` is the rest: keys of other applications and of
-        RQ, and what Redis adds to our own."""
+        """Bytes by user; each byte counts once.
+
+        `others` is the rest: keys of other applications and of RQ, and Redis' overhead.
+        """
         waiting = min(self.waiting, self.stored) if self.stored else self.waiting
         named = {
             "lanes": waiting,
@@ -116,17 +122,17 @@ WORDS = {
     "redis": "Redis itself",
     "others": "other keys",
 }
-"""The users in words."""
+"""How a sentence names each user."""
 
 
 RELIEF, SHORT, FULL = 0.7, 0.8, 0.95
-"""Shares of the room: retention gives way, heavy lanes do, everything is refused."""
+"""Shares of the room above which retention gives way, heavy lanes do, all is refused."""
 OTHERS = 0.85
-"""Share of maxmemory that is used, of which others are the cause."""
+"""Share of maxmemory above which others fill Redis, if our entries do not."""
 
 
 class State(enum.IntEnum):
-    """How short memory is, the worst last."""
+    """Levels of pressure, the worst last."""
 
     WELL = 0
     OTHERS = 1
@@ -136,23 +142,23 @@ class State(enum.IntEnum):
 
 
 EFFECTS = {
-    State.OTHERS: "Redis is filled by others than our events; when it is full, events are refused "
+    State.OTHERS: "Other data than our events fills Redis; when Redis is full, events are refused "
     "(503)",
-    State.RETENTION: "Memory is short: delivered events are kept for less time than was asked for",
+    State.RETENTION: "Memory is short: delivered events are kept for less time than configured",
     State.LANES: "Memory is short: lanes that hold more than their share are refused (503), and "
     "their oldest events become dead letters",
-    State.FULL: "Memory is full: events are refused (503) until it falls",
+    State.FULL: "Memory is full: events are refused (503) until memory is freed",
 }
-"""What a state means."""
+"""The effect of each state, without the full stop."""
 
 
 def state(usage: Usage) -> State:
-    """How short memory is."""
+    """Return the level of pressure."""
     if not usage.limit:
         return State.WELL
     if usage.full or usage.pressure >= FULL:
         return State.FULL
-    # In a small Redis, an empty one takes most of the room.
+    # The overhead of an empty Redis takes most of a small one's memory.
     entries = max(usage.stored, usage.waiting) >= usage.ours // 2
     if entries and usage.pressure >= SHORT:
         return State.LANES
@@ -163,7 +169,7 @@ def state(usage: Usage) -> State:
 
 
 def sentence(usage: Usage) -> str:
-    """The three largest users: "Of 1.0 GB, other keys use 860 MB, ..."."""
+    """Return a sentence with the three largest users of the memory."""
     largest = sorted(usage.users.items(), key=lambda each: -each[1])[:3]
     parts = [f"{WORDS[name]} {_size(n)}" for name, n in largest if n]
     return f"Redis uses {_size(usage.used)} of {_size(usage.limit)}: {', '.join(parts)}."
@@ -177,13 +183,13 @@ def _size(n: int) -> str:
 
 
 def parse(info: str, waiting: int, stored: int, log: int) -> Usage:
-    """A usage of the section `memory` of `INFO`, and of what we count. Pure."""
+    """Return the usage by the section `memory` of `INFO`, and by our own counts. Pure."""
     said = {name: int(value) for name, value in _LINE.findall(info)}
     return _usage(said, waiting, stored, log)
 
 
 def of_info(said: Mapping[str, Any], waiting: int, stored: int, log: int) -> Usage:
-    """The same of a section that redis-py has read."""
+    """Return the usage by a section that redis-py has parsed, and by our own counts. Pure."""
     numbers = {name: value for name, value in said.items() if isinstance(value, int)}
     return _usage(numbers, waiting, stored, log)
 
@@ -198,7 +204,7 @@ def _usage(said: Mapping[str, int], waiting: int, stored: int, log: int) -> Usag
         stored=stored,
         log=log,
         clients=known("mem_clients_normal"),
-        # Redis 7 has one buffer for all replicas, of which the backlog is a part.
+        # Redis 7 has one buffer for all replicas, and the backlog is a part of it.
         replicas=known("mem_total_replication_buffers")
         or known("mem_clients_slaves") + known("mem_replication_backlog"),
         aof=known("mem_aof_buffer"),
@@ -211,18 +217,18 @@ def _said(said: Mapping[str, int], name: str) -> int:
 
 
 def counted(partition: int) -> list[str]:
-    """The keys of a partition in which bytes are counted: waiting, stored, of the log."""
+    """Return the keys of a partition that count bytes: waiting, stored, of the log."""
     return [keys.of(partition, name) for name in ("weighing", "storing", "logging")]
 
 
 def add_up(counts: list[bytes | None]) -> tuple[int, int, int]:
-    """Their values of all partitions, one after the other, as sums."""
+    """Return the three sums over the values of `counted` of all partitions, in one list."""
     numbers = [max(0, int(n or 0)) for n in counts]
     return sum(numbers[::3]), sum(numbers[1::3]), sum(numbers[2::3])
 
 
 def read(outbox: Outbox, at_least: int) -> Usage:
-    """Who uses the memory now. `at_least`: partitions that there may be. Raises `OutboxDown`."""
+    """Return the usage now. `at_least`: partitions that there may be. Raises `OutboxDown`."""
     numbers = outbox.partitions(at_least)
 
     def fetch(r: Any) -> list[Any]:

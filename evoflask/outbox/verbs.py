@@ -117,8 +117,10 @@ class Appended:
     full: str = ""
     """memory: all are refused; share: these lanes weigh more than their share."""
     duplicates: frozenset[int] = frozenset()
-    """Positions in the call whose id was accepted before, with the same content as far as a
-    fingerprint was kept."""
+    """Positions in the call whose id was accepted before with the same content.
+
+    An id without a fingerprint counts as one with the same content.
+    """
     bells: Sequence[str] = ()
     """Sinks that nobody drains: ring for them."""
     wait: float = 0
@@ -204,9 +206,9 @@ class Held:
     ids: Sequence[tuple[str, int]]
     """(member, tries so far)"""
     early: Mapping[str, str] = field(default_factory=dict)
-    """Of `ids` those that come before their date, and why: `probe`, `change` or `recovery`."""
+    """The ids that come before their date, with the cause: `probe`, `change` or `recovery`."""
     broke: float = 0.0
-    """The end of the pause that a probe by hand broke off, Unix seconds; 0: none did."""
+    """The end of the pause that a probe by hand interrupted, in Unix seconds; 0: none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +263,10 @@ class Ended:
     why: str = ""
     """JSON with reason, code and detail, for `x`."""
     tried: bool = True
-    """False: nothing was sent, or to another destination than there is now, or by hand. Not
-    counted among the lane's failures; an `r` leaves the entry as it is."""
+    """False if nothing was sent, the settings were outdated, or an operator asked for the try.
+
+    Such an outcome is not counted among the lane's failures. An `r` leaves the entry as it is.
+    """
 
 
 @dataclass(frozen=True, slots=True)

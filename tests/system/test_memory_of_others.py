@@ -71,7 +71,7 @@ def test_foreign_keys_in_a_shared_redis_cost_no_waiting_event_and_refuse_no_emit
     assert memory["state"] == "warning"
     assert memory["bytes"]["others"] > 170_000_000 > 1_000_000 > memory["bytes"]["lanes"] > 0
     assert "other keys" in memory["message"]
-    assert "filled by others" in house.output("clock")
+    assert "Other data than our events fills Redis" in house.output("clock")
 
     house.raw.setrange("another:app:3", 40_000_000, "x")
     refused = house.client().emit("victim", data={})
