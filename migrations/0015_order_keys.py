@@ -1,10 +1,10 @@
-"""`orderBy` as a rule, beside the path that the release before reads; room for a lane's members.
+"""Add `order_rule` beside the path that older releases read; lengthen `dead_letter.entry`.
 
-A null `order_by` once meant that all events keep their order, one at a time. A null rule means
-no order, so such rows get what they had as `concurrency`.
+A null `order_by` once meant that all events keep their order, one at a time. A null rule means no
+order, so such rows get `concurrency` 1 and keep their behaviour.
 
-A member is longer than 40 characters where an event with an order key has 1 MB or more. SQLite
-has room for it; PostgreSQL refused the dead letter.
+The member of an event with an order key is longer than 40 characters from 1 MB on. SQLite stores
+it; PostgreSQL refused the dead letter.
 """
 
 import peewee

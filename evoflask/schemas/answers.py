@@ -207,7 +207,7 @@ SET_ROWS: Final[Mapping[str, type[Row]]] = {
     sink: type(f"Set{row.__name__}", (row,), {"warnings": _warnings()})
     for sink, row in ROWS.items()
 }
-"""What `/<sink>/set` answers."""
+"""The answers of `/<sink>/set`."""
 
 
 def _subscription(sink: str, row: type[Row]) -> type[Row]:
@@ -231,7 +231,7 @@ Rows: Final = _all_six("Rows", ROWS, {sink: sink for sink in SINKS})
 
 
 SetRows: Final = type("SetRows", (Rows,), {"warnings": _warnings()})
-"""All six, and what was ignored."""
+"""The rows of all six sinks, and the ignored fields."""
 
 
 class Named(Answer):

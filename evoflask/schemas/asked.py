@@ -186,10 +186,10 @@ def check_named(
     what: str = "instance, subscription, sink, event, reason, code, since, until or text",
     how: str = '"all": true',
 ) -> None:
-    """Apply the one rule of all actions on many things: a filter or "all", and not both.
+    """Check an action on many things: it needs a filter or "all", and not both.
 
-    An empty filter would mean everything, and is what a forgotten or misspelt field leaves.
-    `what` names the filters, `how` is the way to say "all". Raises `BadInput`.
+    An empty filter would mean everything, and a forgotten field leaves one. `what` names the
+    filters, `how` is the way to say "all". Raises `BadInput`.
     """
     if by_filter == all_:
         fault = "A filter and {how} contradict each other." if all_ else "The filter is empty."
@@ -278,8 +278,8 @@ class InstancesQuery(Schema):
 def instances_query(query: Mapping[str, Any]) -> dict[str, Any]:
     """`GET /instance/fetchInstances`: a name, an id or a number. Raises `BadInput`.
 
-    Other words are ignored, as in Evolution API, unless they resemble one of these: all instances
-    would be answered to `?instancename=a`.
+    Other parameters are ignored, as in Evolution API. One that resembles these is refused:
+    `?instancename=a` would else return all instances.
     """
     names = tuple(InstancesQuery().fields)
     for given in list(query)[:100]:

@@ -40,7 +40,7 @@ class NewInstance:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a body sets, by sink, and sentences about what it says in vain."""
+    """The changes of a body by sink, and sentences about ignored fields."""
 
     patches: Mapping[str, Patch]
     warnings: Sequence[str]
@@ -167,7 +167,7 @@ class SubscriptionHead(Schema):
 
 
 def _collect(faults: list[str], check: Callable[[], list[str]]) -> list[str]:
-    """Return the warnings of a check, or add what it refuses to `faults`."""
+    """Return the warnings of a check, or add its refusals to `faults`."""
     try:
         return check()
     except BadInput as error:
@@ -232,7 +232,7 @@ _SPELLINGS: Final = {
 }
 
 _TOP: Final = frozenset({*SINKS, *(each for sink in SINKS for each in _PREFIXED[sink])})
-"""Fields that count at the top of a body about several sinks."""
+"""Fields that are read at the top of a body about several sinks."""
 _CREATE: Final = _TOP | frozenset(extra.CREATE)
 
 

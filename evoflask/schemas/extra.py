@@ -1,9 +1,9 @@
-"""Fields of Evolution-style bodies that no sink takes: refused, or ignored with a warning.
+"""Refuse unknown fields of Evolution-style bodies, or ignore them with a warning.
 
-Evolution API ignores every unknown field, so a misspelt one configures something else than its
-author meant: `"event": ["CALL"]` subscribed to all events. Here an unknown field is refused. Only
-what `_why_ignored` lets pass, because clients of Evolution API send it, is ignored, and the answer
-names it in `warnings`. Fields of an answer that is sent back are ignored in silence.
+Evolution API ignores every unknown field, so a misspelt one has an unwanted effect: `"event":
+["CALL"]` subscribes to all events. Here an unknown field is refused. Clients of Evolution API send
+some fields that have no effect here. `_why_ignored` names them, and the answer lists them in
+`warnings`. Fields of an answer that is sent back are ignored without a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ READ_ONLY: Final = frozenset(
         "warnings",
     }
 )  # fmt: skip
-"""Fields of an answer that may be sent back and are not looked at."""
+"""Fields of an answer that may be sent back. They are not read."""
 
 _PATH: Final = "the path names the instance"
 _NO_SINK: Final = "this server has no such sink or integration"
@@ -50,19 +50,19 @@ IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
     "create": _SETTINGS | _INTEGRATIONS,
     "sink": {},
 }
-"""By place in a body: fields that clients of Evolution API send, and why each has no effect.
-`set` is the top of `/<sink>/set`, `several` of `/event/set`, `create` of `/instance/create`;
-`sink` is the object of one sink. `_` and capitals do not count: `reject_call` is `rejectCall`."""
+"""Fields that clients of Evolution API send, by place in a body, and why each has no effect.
+`set` is the top of `/<sink>/set`, `several` of `/event/set`, `create` of `/instance/create`. `sink`
+is the object of one sink. `_` and capitals do not count: `reject_call` is `rejectCall`."""
 
 _FAMILIES: Final = ("chatwoot", "proxy", "typebot", "kafka")
 """Integrations whose settings `create` takes one by one: `chatwootToken`, `typebot_url`."""
 
 LENIENT: Final = frozenset({"set", "create"})
-"""Places of Evolution API's own routes, whose clients send fields that only they know: a scalar
-that resembles none of ours is ignored with a warning."""
+"""Places of Evolution API's own routes. Their clients send fields of their own: a scalar that
+resembles none of ours is ignored with a warning."""
 
 MAX_STRANGE: Final = 100
-"""Fields of one object that are looked at: the work is bounded."""
+"""Unknown fields of one object that are checked, at most, to bound the work."""
 
 
 def _fold(field: str) -> str:
@@ -108,10 +108,10 @@ def check(
 
 
 def _why_ignored(field: str, value: Any, place: str, names: Sequence[str]) -> str | None:
-    """Return why a field has no effect; None: it is refused.
+    """Return why a field has no effect, or None if it is refused.
 
-    A list or an object may hold what a sink needs, so it is refused if it is unknown. So is a
-    name that resembles one of ours.
+    An unknown list or object may hold what a sink needs, so it is refused. A name that resembles
+    one of ours is refused too.
     """
     folded = _fold(field[:100])
     if (listed := _LISTED[place].get(folded)) is not None:
@@ -132,5 +132,5 @@ def _refusal(field: str, place: str, names: Sequence[str]) -> str:
 
 
 def _says_something(value: Any) -> bool:
-    """Return True if ignoring the value changes anything: false, "" and null ask for nothing."""
+    """Return False for a value without effect: false, 0, "", null, an empty list or object."""
     return value not in (None, False, "", [], {}, 0)

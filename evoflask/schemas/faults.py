@@ -16,7 +16,7 @@ REQUIRED: Final = "Missing data for required field."
 MAX_FAULTS: Final = 20
 """Faults of one body that its refusal names."""
 _UNKNOWN: Final = ["Unknown field."]
-"""What marshmallow says of a field that a schema does not have."""
+"""marshmallow's message for a field that a schema does not have."""
 
 
 def load(schema: Schema, body: Mapping[str, Any], at: str, **how: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _suggesting(schema: Schema, messages: Any) -> Any:
 
 
 def unknown_field(field: str, names: Iterable[str]) -> str:
-    """Return the sentence that refuses a field, with the nearest of the names that there are."""
+    """Return the sentence that refuses a field, with the nearest of the known names."""
     return f"Unknown field{suggestion(field, names)}"
 
 

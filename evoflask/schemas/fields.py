@@ -157,7 +157,7 @@ def _text_fault(value: Any) -> str | None:
 
 
 def _key_fault(value: Any) -> str | None:
-    """Of `jwt_key`. It is no header on the wire: its UTF-8 is a key."""
+    """Return the fault of a `jwt_key`, or None. It is never a header: its UTF-8 is a key."""
     if value == "":
         return "Must not be empty: it signs the Bearer. Leave it out to send none."
     fault = _text_fault(value)
@@ -246,7 +246,7 @@ class Moment(fields.Field[float]):
 
 
 def failure_status(value: int) -> None:
-    """A final HTTP status that is no 2xx; beyond 599 too, since receivers answer 999."""
+    """Refuse a status that is no failure. Statuses above 599 pass: some receivers answer 999."""
     low, high = STATUSES
     if 200 <= value <= 299:
         raise ValidationError(f"{value} means delivered. Name statuses from {low} to {high}.")

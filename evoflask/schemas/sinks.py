@@ -32,8 +32,8 @@ from evoflask.schemas.fields import (
 FORMATS: Final = ("standard",)
 _AWS: Final = "https://sqs.eu-west-1.amazonaws.com"
 GIVE_UP_ON: Final = (400, 410, 413, 422)
-"""A webhook's answers that say no for good; `giveUpOn` replaces them. These are about the event or
-its receiver's end. Others (401, 403, 404) also come from a receiver that is being redeployed."""
+"""Statuses that end a webhook's event at once; `giveUpOn` replaces them. They concern the event, or
+a receiver that is gone. Others (401, 403, 404) also come from a receiver being redeployed."""
 MAX_RETRIES: Final = 20
 MAX_RETRY_SECONDS: Final = 604_800
 
@@ -90,7 +90,7 @@ class Rabbitmq(Common):
 
 
 def oversize() -> fields.String:
-    """Make the field that says what happens to an event that is too large for its sink."""
+    """Make the field for events that are too large for their sink."""
     return fields.String(
         allow_none=True,
         load_default="reject",

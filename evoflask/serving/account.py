@@ -1,8 +1,8 @@
 """Count the bytes of requests and answers that a web process holds. Safe between threads.
 
-A request counts from its first byte until it is answered, whatever it waits for. A large answer
-counts until the client has taken it. Requests whose key this process does not know share a small
-part, so that nobody without a key can fill the memory.
+A request counts from its first byte until it is answered. A large answer counts until the client
+has taken it. Requests whose key this process does not know share a small part, so clients without a
+key cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import threading
 from typing import Final
 
 SMALL: Final = 16_384
-"""Bytes of a request that is received although the account is full. The number of connections
-bounds these."""
+"""Bytes of a request that is received even if the account is full. The number of connections bounds
+these requests."""
 
 
 class Account:
-    """`most`: bytes of all together. `strangers`: bytes of requests without a known key."""
+    """Counts bytes against two bounds.
+
+    `most`: bytes of all together. `strangers`: bytes of requests without a known key.
+    """
 
     def __init__(self, most: int, strangers: int) -> None:
         self._most = most
@@ -30,7 +33,7 @@ class Account:
             self._used[known] += size
 
     def move(self, size: int) -> None:
-        """Count the bytes of a request as known that were counted as a stranger's."""
+        """Move bytes of a request from the strangers to the known holders. Negative: back."""
         with self._lock:
             self._used[False] -= size
             self._used[True] += size
@@ -48,14 +51,16 @@ class Account:
         return self._used[True] + self._used[False]
 
     def full(self, own: int = 0, *, known: bool) -> bool:
-        """Return True if no further large request is to be received. `own`: bytes of that request
-        which count already."""
+        """Return True if no further large request may be received.
+
+        `own`: bytes of that request that count already.
+        """
         used, strangers = self.used - own, self._used[False] - own
         return used >= self._most or (not known and strangers >= self._strangers)
 
     @property
     def overdrawn(self) -> bool:
-        """Return True if more is held in all than there may be."""
+        """Return True if all together hold more than their bound."""
         return self.used > self._most
 
     @property

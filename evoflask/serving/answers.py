@@ -1,4 +1,4 @@
-"""Answers that the server itself gives, and the account of those that the application gives."""
+"""Make the server's own answers, and count the bytes of the application's answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gunicorn import http
 from evoflask.serving.account import SMALL
 from evoflask.serving.visitor import Visitor
 
-FULL: Final = "The server holds too many requests and answers now; repeat it later."
+FULL: Final = "The server holds too many requests and answers now; repeat this request later."
 RETRY_AFTER: Final = 5
 MALFORMED: Final = (
     (http.errors.LimitRequestLine, 414, "The request's line is too long."),
@@ -24,23 +24,23 @@ MALFORMED: Final = (
     (
         http.errors.UnsupportedTransferCoding,
         501,
-        "Only chunked is understood as a transfer coding.",
+        "The only supported transfer coding is chunked.",
     ),
     (http.errors.ParseException, 400, "The request is not well-formed HTTP."),
 )
-"""Status and sentence for an error of the parser, by the first class that fits."""
+"""Status and sentence for an error of the parser. The first matching class counts."""
 OURS: Final = (http.errors.InvalidResponseHeader, http.errors.InvalidResponseHeaderName)
-"""Errors of the same family that are about an answer of the application."""
+"""Errors of the parser's family that are about an answer of the application."""
 
 
 def say(sock: socket.socket, data: bytes) -> None:
-    """Send a few bytes, which fit into any socket's buffer that is not full."""
+    """Send a few bytes. They fit into the socket's buffer unless it is full."""
     with contextlib.suppress(OSError):
         sock.send(data)
 
 
 def refusal(status: int, sentence: str) -> bytes:
-    """An answer in the contract's shape, after which the connection ends."""
+    """Return an answer in the contract's shape, after which the connection ends."""
     phrase, body = _shape(status, sentence)
     later = f"Retry-After: {RETRY_AFTER}\r\n" if status == 503 else ""
     head = (
@@ -59,8 +59,8 @@ def _shape(status: int, sentence: str) -> tuple[str, bytes]:
 class Accounted:
     """A WSGI application whose large answers count until the client has taken them.
 
-    An answer to GET that does not fit is replaced by 503. Other answers report that something was
-    done, and are sent in any case.
+    503 replaces an answer to GET that does not fit. Other answers report an action, so they are
+    always sent.
     """
 
     def __init__(

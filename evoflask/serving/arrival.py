@@ -1,13 +1,13 @@
 """Find where one HTTP/1 request ends. Pure: bytes in, a state out.
 
 This module does not judge a request. gunicorn's parser does, and gets exactly the bytes of one
-request. If a head is odd (two lengths, a length that is no number, a coding other than `chunked`),
-the parser gets the bytes that are there and the connection ends: `complete` is False. The
-connection also ends if the parser finds another end of the request. So no request hides behind
-another one.
+request. A head is odd if it has two lengths, a length that is no number, or a coding other than
+`chunked`. The parser then gets the bytes that are there, and the connection ends: `complete` is
+False. The connection also ends if the parser finds another end of the request. So no request hides
+behind another one.
 
-The work is linear in the bytes that arrive, in whatever pieces: no byte is searched twice, but for
-the three that may begin a terminator. All of this runs on the main thread, before any key is known.
+The work is linear in the bytes that arrive, in pieces of any size. No byte is searched twice,
+except the three that may begin a terminator. This runs on the main thread, before any key is known.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ _MAX_LINE: Final = 8190
 _MAX_FIELDS: Final = 100
 """Header lines that are read, as in gunicorn, which refuses a head with more."""
 _STEP: Final = 2_048
-"""Bytes copied at once while the end is not known, so that few belong to the next request."""
+"""Bytes copied at once while the end is unknown, so that few belong to the next request."""
 _FREE_CHUNKS: Final = 16_384
 _CHUNK_BYTES: Final = 64
-"""A body may have `_FREE_CHUNKS`, and one more for so many bytes: each costs a search."""
+"""A body may have `_FREE_CHUNKS` chunks, and one more for each `_CHUNK_BYTES`. Each chunk costs a
+search."""
 
 
 class State(Enum):
@@ -50,20 +51,23 @@ class State(Enum):
     WHOLE = "whole"
     """Its last byte has arrived, or no more of it is wanted."""
     REFUSED = "refused"
-    """It is beyond a bound; `refusal` says which."""
+    """The request exceeds a bound; `refusal` names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """In bytes. `head`: request line and headers, and trailers alike. `body`: a longer body is not
-    received, because its length alone gets it refused."""
+    """Bounds in bytes.
+
+    `head`: of request line and headers, and of trailers. `body`: the parser refuses a longer body
+    by its length, so it is not received.
+    """
 
     head: int
     body: int
 
 
 class Arrival:
-    """One request that is being received. `data`: its bytes."""
+    """A request that is being received. `data`: its bytes so far."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -72,11 +76,11 @@ class Arrival:
         self._searched = 0
         """Bytes of `data` in which the next terminator does not begin."""
         self._end: int | None = None
-        """Where the request ends, once known."""
+        """Offset of the end of the request, or None."""
         self._chunk_end = 0
-        """Where the chunk ends whose line was read."""
+        """Offset of the end of the chunk whose line was read."""
         self._trailers: int | None = None
-        """Where the line of the last chunk ends."""
+        """Offset of the end of the last chunk's line, or None."""
         self._chunked = False
         self._blank = 0
         self._chunks = self._payload = 0
@@ -91,12 +95,12 @@ class Arrival:
         self.key = self.authorization = b""
         """Header values of a head that was read."""
         self.is_socket = False
-        """It asks for a websocket."""
+        """The request asks for a websocket."""
         self.refusal = (431, "head too large")
         """Status and reason, if the state is REFUSED."""
 
     def take(self, data: bytes | memoryview) -> State:
-        """Receive more of it."""
+        """Receive more bytes, and return the state."""
         rest = memoryview(data)
         while rest and self.state not in (State.WHOLE, State.REFUSED):
             size = self._wanted()
@@ -111,14 +115,14 @@ class Arrival:
         return self.state
 
     def end(self) -> State:
-        """The client sends no more. The parser gets what there is of a body and refuses it."""
+        """Note that the client sends no more. The parser gets the bytes so far and refuses them."""
         if self.state is State.BODY:
             self._break_off()
         return self.state
 
     @property
     def size(self) -> int:
-        """Bytes of it that arrived or are announced. A chunked body is announced as endless."""
+        """Bytes that arrived or are announced. A chunked body counts as the largest."""
         if self._end is not None:
             return self._end
         return len(self.data) if self.state is not State.BODY else self._bounds.body
@@ -145,7 +149,7 @@ class Arrival:
             self.state = State.WHOLE
 
     def _break_off(self) -> None:
-        """The parser gets what is there, and the connection ends."""
+        """Give the parser the bytes so far, and end the connection."""
         self.state = State.WHOLE
         self.complete = False
 
@@ -154,15 +158,17 @@ class Arrival:
         self.refusal = (status, why)
 
     def _find(self, what: bytes, start: int, end: int | None = None) -> int:
-        """The place of a terminator that begins at `start` or later, searched from where the
-        search before this one ended. -1: it has not arrived."""
+        """Return the offset of a terminator at `start` or later, or -1 if it has not arrived.
+
+        The search begins where the one before ended.
+        """
         found = self.data.find(what, max(start, self._searched), end)
         if found < 0:
             self._searched = max(start, len(self.data) - len(what) + 1)
         return found
 
     def _look_for_head(self) -> None:
-        # Empty lines before a request are allowed, and are no part of it.
+        # Empty lines before a request are allowed. They are not part of it.
         blank = _BLANK.match(self.data)
         if blank is not None:
             del self.data[: blank.end()]
@@ -217,7 +223,7 @@ class Arrival:
         if found is None:
             return
         if found.group().partition(b":")[2].strip().lower() == b"100-continue":
-            # The worker sends it. If the parser sent it again, some clients would stumble.
+            # The worker sends it. Some clients would fail if the parser sent it again.
             self.expects = True
             del self.data[found.start() : found.end()]
             self._seen -= len(found.group())
@@ -235,7 +241,7 @@ class Arrival:
             self._break_off()
 
     def _step_over_chunk(self) -> bool:
-        """Step over the next chunk. Returns False if not all of it is there."""
+        """Step over the next chunk. Return False if not all of it is there."""
         if not self._chunk_end and not self._read_chunk_line():
             return False
         after = self._chunk_end
@@ -249,7 +255,7 @@ class Arrival:
         return True
 
     def _read_chunk_line(self) -> bool:
-        """Read the line that announces a chunk. Returns False if there is no chunk to step over."""
+        """Read the line that announces a chunk. Return False if there is no chunk to step over."""
         at = self._find(b"\r\n", self._seen, self._seen + _MAX_LINE)
         if at < 0:
             if len(self.data) - self._seen >= _MAX_LINE:
@@ -275,7 +281,7 @@ class Arrival:
         return True
 
     def _look_for_trailers(self, at: int) -> None:
-        """Look for the end of the trailers, which follow the last chunk's line; it ends at `at`."""
+        """Look for the end of the trailers. The last chunk's line ends at `at`."""
         end = self._find(_END, at)
         if (len(self.data) if end < 0 else end) - at > self._bounds.head:
             self._refuse(431, "trailers too large")

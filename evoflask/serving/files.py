@@ -1,4 +1,4 @@
-"""How many files a web process may open, and what they are for."""
+"""Divide the files that a web process may open between connections and the rest."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 RESERVE: Final = 512
-"""Files for Redis, the database, logs and modules, where the limit allows."""
+"""Files for Redis, the database, logs and modules, if the limit allows."""
 SOCKET_FILES: Final = 2
 """Files of a websocket: its connection, and a descriptor that wakes its thread."""
 _BASE: Final = 48
-"""Files that a process has open before its first request, with some to spare."""
+"""Files that a process has open before its first request, and some spare ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,10 @@ class Files:
 
 
 def share(limit: int, connections: int, sockets: int) -> Files:
-    """Bound what is wanted by the limit. Pure. At most half of a small limit is kept back."""
+    """Return the connections and websockets that fit into a limit. Pure.
+
+    At most half of a small limit is kept for other files.
+    """
     free = limit - max(_BASE, min(RESERVE, limit // 2))
     sockets = min(sockets, max(0, free // 4))
     # The second file of a websocket is no connection.

@@ -17,7 +17,7 @@ _STRANGERS_EVERY: Final = 4
 
 
 class Turns(Generic[T]):
-    """`threads`: how many requests may be under way at once."""
+    """Gives threads to requests. `threads`: requests that may be under way at once."""
 
     def __init__(self, threads: int) -> None:
         self._free = threads
@@ -26,7 +26,7 @@ class Turns(Generic[T]):
         self._shares: dict[Hashable, int] = {}
         self._first: dict[Hashable, bool] = {}
         self._ready: dict[bool, deque[Hashable]] = {True: deque(), False: deque()}
-        """Holders with a waiting request and a free share, each once; known ones, and strangers."""
+        """Holders with a waiting request and a free share, each once: known ones, strangers."""
         self._turn = 0
 
     @property

@@ -1,4 +1,4 @@
-"""A connection, its states, and the bounds of a client's time and bytes."""
+"""Describe a connection, its states, and the bounds of a client's time and bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOLD: Final = 0.005
 
 
 class Rank(enum.Enum):
-    """What the process knows of a request's key, without asking anything outside of memory."""
+    """The rank of a request's key, as far as the process knows from its memory."""
 
     OPERATOR = "an operator's key"
     TENANT = "a token that was right before"
@@ -29,15 +29,15 @@ class Rank(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """What a client may take. Seconds and bytes."""
+    """The bounds of a client, in seconds and bytes."""
 
     bounds: Bounds
     head: float = 10.0
-    """For a request's head, and for a body's first bytes."""
+    """Seconds for a request's head, and for a body's first bytes."""
     rate: int = 1_000
     """Bytes a second of a body, on average, after that."""
     send: float = 30.0
-    """For taking a piece of the answer."""
+    """Seconds for taking a piece of the answer."""
     buffer: int = 268_435_456
     """Bytes of requests and answers that are held, of all connections together."""
     holds: int = 8
@@ -47,20 +47,20 @@ class Patience:
 
 
 class Phase(IntEnum):
-    """What a connection waits for, in the order in which they are cut when there are too many."""
+    """States of a waiting connection, in the order in which excess connections are closed."""
 
     LEAVING = 0
-    """For the other side to hang up."""
+    """Waits for the client to close it."""
     FRESH = 1
-    """For the first byte ever."""
+    """Waits for its first byte."""
     KEPT = 2
-    """For the next request."""
+    """Waits for the next request."""
     RECEIVING = 3
-    """For the rest of one."""
+    """Waits for the rest of a request."""
 
 
-class _Letterbox:
-    """What the parser takes for the socket: one request, and then nothing."""
+class _OneRequest:
+    """Looks like a socket to the parser. It has the bytes of one request, and then nothing."""
 
     def __init__(self) -> None:
         self._data = memoryview(b"")
@@ -78,12 +78,12 @@ class _Letterbox:
 
 
 class Visitor(TConn):  # type: ignore[misc]  # gunicorn carries no types
-    """A connection. `since`: when what it waits for began, by the monotonic clock."""
+    """A connection. `since`: begin of its present wait, by the monotonic clock."""
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, sock, client, server)
-        self.letterbox = _Letterbox()
-        self.parser = http.get_parser(cfg, self.letterbox, client)
+        self.source = _OneRequest()
+        self.parser = http.get_parser(cfg, self.source, client)
         self.initialized = True
         self.arrival: Arrival | None = None
         self.phase = Phase.FRESH
@@ -91,13 +91,13 @@ class Visitor(TConn):  # type: ignore[misc]  # gunicorn carries no types
         self.registered = False
         self.discarded = 0
         self.rest: bytes | memoryview = b""
-        """Bytes that follow the request that is being answered."""
+        """Bytes behind the request that is being answered."""
         self.last = False
-        """Nothing after that request may be read."""
+        """No request after that one may be read."""
         self.answered = -HOLD
-        """When its last request was, by the monotonic clock."""
+        """Time of its last answer, by the monotonic clock."""
         self.busy = False
-        """Its requests follow one another at once."""
+        """Its requests follow one another without a pause."""
         self.charged = 0
         """Bytes that count for it in the account."""
         self.known = False
@@ -105,14 +105,14 @@ class Visitor(TConn):  # type: ignore[misc]  # gunicorn carries no types
         self.first = True
         """Its holder is not one of many unknown keys."""
         self.holder: Hashable = None
-        """Whose request it is, for the threads."""
+        """The holder of the request, for `Turns`."""
         self.share = 1
         """Threads that its holder may have at once."""
         self.sending: float | None = None
-        """When its answer began to be sent, by the monotonic clock."""
+        """Begin of sending its answer, by the monotonic clock."""
 
     def open(self, arrival: Arrival) -> None:
-        """A whole request, for the parser."""
+        """Give a whole request to the parser."""
         self.rest = arrival.behind
-        self.letterbox.put(arrival.data)
+        self.source.put(arrival.data)
         self.last = not arrival.complete

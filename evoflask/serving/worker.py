@@ -50,26 +50,26 @@ _LINGER: Final = 2.0
 socket that is closed with unread bytes in it resets the connection."""
 _LAST_LINGER: Final = 1.0
 """The same while the process ends, and the seconds that a connection may then be silent before
-it is closed: whoever asks more often is told to come by another one. gunicorn grants two, and
+it is closed: a client that asks more often gets another connection. gunicorn grants two, and
 there are platforms that kill after five for everything."""
 _LOOK: Final = 0.25
-"""Seconds between two looks at everybody's time."""
+"""Seconds between two looks for overdue connections."""
 _TELL: Final = 60.0
 """Seconds between two lines about those that were cut."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _ACCEPT_PAUSE: Final = 0.1
-"""Seconds without accepting, if no file is left and no connection can be closed."""
+"""Seconds without accepting if no file is left and no connection can be closed."""
 _SPARE_FILES: Final = 8
 """Connections closed at once when no file is left. Redis and the database need some, too."""
 _STALLED: Final = 1.0
-"""Seconds after which an answer that is being sent may be cut for a request that waits."""
+"""Seconds after which an unread answer may be cut, if another request waits."""
 
 Identify = Callable[[bytes, bytes], tuple[Rank, Hashable]]
 """Rank and holder by the headers `apikey` and `Authorization`."""
 
 
-def _nobody(_: bytes, __: bytes) -> tuple[Rank, Hashable]:
+def _stranger(_: bytes, __: bytes) -> tuple[Rank, Hashable]:
     return Rank.STRANGER, None
 
 
@@ -86,7 +86,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         bounds = self.patience.bounds
         buffer = self.patience.buffer
         self.account = Account(buffer, max(buffer // 16, bounds.body + bounds.head))
-        self.identify: Identify = _nobody
+        self.identify: Identify = _stranger
         self._turns: Turns[Visitor] = Turns(self.cfg.threads)
         # gunicorn closes answered connections above its own count of idle ones. This worker has
         # bounds of its own.
@@ -102,10 +102,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
-        """gunicorn warns of a count of idle connections that this worker does not use."""
+        """Skip gunicorn's warning on a count of idle connections. This worker does not use it."""
 
     def run(self) -> None:
-        """gunicorn's loop, around an application whose answers count."""
+        """Run gunicorn's loop, and count the bytes of the application's answers."""
         self.wsgi = Accounted(self.wsgi, lambda: self._local.conn, self._charge_answer)
         super().run()
 
@@ -137,8 +137,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
                 return
 
     def _free_files(self) -> None:
-        """No file is left for a connection that waits. Close idle ones; if there are none, stop
-        accepting for a moment, because the listener stays readable."""
+        """Close idle connections, because no file is left for a waiting one.
+
+        If there are none, stop accepting for a moment: the listener stays readable.
+        """
         for _ in range(_SPARE_FILES):
             if not self._make_room():
                 self._cut["not accepted, no file left"] += 1
@@ -147,7 +149,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
                 return
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """gunicorn asks for it in each round of its loop."""
+        """Accept or not. gunicorn calls this in each round of its loop."""
         if not enabled or time.monotonic() >= self._paused_until:
             super().set_accept_enabled(enabled)
 
@@ -192,7 +194,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self._make_space()
 
     def _identify(self, conn: Visitor) -> None:
-        """Note whose request it is. Until then its bytes count as a stranger's."""
+        """Note the holder of a request. Before that its bytes count as a stranger's."""
         assert conn.arrival is not None
         rank, key = self.identify(conn.arrival.key, conn.arrival.authorization)
         share = self._share(rank)
@@ -211,7 +213,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         conn.holder = (rank, conn.arrival.is_socket, key)
 
     def _share(self, rank: Rank) -> int:
-        """Threads of a holder. The rest is for others, `/healthz` among them."""
+        """Return the threads that a holder may have. The rest is for others, such as `/healthz`."""
         threads = self.patience.threads
         if rank is Rank.OPERATOR:
             return int(self.cfg.threads) - max(1, threads // 4)
@@ -222,7 +224,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self.account.add(size, known=conn.known)
 
     def _charge_answer(self, conn: Visitor, size: int, may_refuse: bool) -> bool:
-        """Count an answer until its connection is done with it. False: it does not fit."""
+        """Count an answer until it is sent. Return False if it does not fit."""
         if not conn.known:
             self.account.move(conn.charged)
             conn.known = True
@@ -244,7 +246,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self._start()
 
     def _start(self) -> None:
-        """Give threads to requests that wait, as far as there are."""
+        """Give free threads to waiting requests."""
         while (conn := self._turns.next()) is not None:
             self._answering[conn] = None
             self.enqueue_req(conn)
@@ -288,8 +290,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         return False
 
     def _make_space(self) -> None:
-        """Refuse the requests that have been on their way for the longest time, until the rest
-        fits. Small ones are spared."""
+        """Refuse the oldest arriving requests until the rest fits. Small ones are spared."""
         strangers = self.account.overdrawn_by_strangers
         if not (strangers or self.account.overdrawn):
             return
@@ -300,8 +301,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
                     return
 
     def _cut_stalled(self, now: float) -> None:
-        """Cut the answer that has been sent for the longest time, if a request has waited for a
-        thread for a second and there is none."""
+        """Cut half of the stalled answers, the oldest first, if a request has waited a second for a
+        thread."""
         if self._starving_since is None or now < self._starving_since + _STALLED:
             return
         stalled = [
@@ -407,8 +408,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         return False
 
     def _same(self, conn: Visitor, arrival: Arrival) -> bool:
-        """Return True if a request may be answered by the thread that answered the last one: it
-        is small, and of the same holder."""
+        """Return True if the thread of the last request may answer this one.
+
+        It must be small, and of the same holder.
+        """
         if arrival.size > SMALL or arrival.is_socket or not conn.known:
             return False
         rank, key = self.identify(arrival.key, arrival.authorization)
@@ -445,7 +448,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
                 say(client, refusal(status, sentence))
                 return
         log.error("a request failed outside of the application", exc_info=error)
-        say(client, refusal(500, "Something went wrong here; the log says what."))
+        say(client, refusal(500, "Internal error; the server's log has the reason."))
 
     # -- going -------------------------------------------------------------------------------
 
@@ -454,7 +457,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self._answering.pop(conn, None)
         self._turns.done(conn.holder)
         conn.sending = None
-        conn.letterbox.put(b"")
+        conn.source.put(b"")
         self._charge(conn, -conn.charged)
         self._start()
         goes_on = not done.cancelled() and done.exception() is None and done.result()
@@ -532,4 +535,4 @@ def _finish(conn: Visitor) -> bool:
 
 def _used_up(conn: Visitor) -> bool:
     """Whether the parser took all of the request: else it saw another end of it than we."""
-    return conn.letterbox.empty and not conn.parser.unreader.buf.getvalue()
+    return conn.source.empty and not conn.parser.unreader.buf.getvalue()

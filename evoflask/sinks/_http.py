@@ -101,7 +101,7 @@ def tell_request(url: URL, body: Body) -> None:
 
 
 def tell_answer(response: aiohttp.ClientResponse) -> None:
-    """The head of an answer of aiohttp's, to who listens."""
+    """Report the head of an answer to a story, if there is one."""
     if (told := story.current()) is not None:
         told.step("answer")
         told.answers(status=response.status, headers=told.headers(response.headers))
@@ -178,7 +178,7 @@ ENDINGS = (
     Ending(aiohttp.ClientPayloadError, "reset", "the answer broke off", True),
     Ending(aiohttp.UploadAbortedError, "reset", "the connection broke while sending", True),
     Ending(aiohttp.ClientConnectionError, "reset", "the connection broke before the answer", True),
-    Ending(NotHttp, "bad-answer", "the answer cannot be taken", True),
+    Ending(NotHttp, "bad-answer", "the answer is not valid", True),
     Ending(aiohttp.ClientResponseError, "bad-answer", "the answer is not HTTP", True),
     Ending(aiohttp.ClientError, "client", "the request failed", True),
     Ending(OSError, "reset", "the connection broke", True),
@@ -201,7 +201,7 @@ _OF_A_PLAIN_PORT = frozenset(
         "UNEXPECTED_EOF_WHILE_READING", "UNEXPECTED_MESSAGE", "UNKNOWN_PROTOCOL",
     }
 )  # fmt: skip
-"""OpenSSL's reasons where a server answers a handshake in plain text, or hangs up."""
+"""OpenSSL's reasons if a server answers a handshake in plain text, or closes the connection."""
 PLAIN = "the port may not speak TLS: try http:// instead of https://"
 
 
@@ -232,7 +232,7 @@ def _inner(error: BaseException) -> BaseException:
 
 
 def _why(error: BaseException) -> str:
-    """What the system or our own reader says, and nothing that came from a URL."""
+    """Return the reason of the system or of our own reader, without text from a URL."""
     if isinstance(error, NotHttp):
         return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):

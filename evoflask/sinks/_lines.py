@@ -1,6 +1,6 @@
-"""What a webhook is posted over: one HTTP client for deliveries, tests and proxies.
+"""Post webhooks: one HTTP client for deliveries, tests and proxies.
 
-Header values are Latin-1, out and in: what Node, Java and the header schema take them for.
+Header values are Latin-1, out and in, as for Node, Java and the header schema.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ _HEADS = 64
 
 
 class Fixed:
-    """Headers that are the same for all requests of a destination. `absolute`: a proxy gets the
-    requests to `http` URLs, and wants the whole URL in the first line."""
+    """Headers that all requests of a destination share.
+
+    `absolute`: a proxy gets the requests to `http` URLs, with the whole URL in the first line.
+    """
 
     __slots__ = ("_heads", "absolute", "headers")
 
@@ -36,8 +38,7 @@ class Fixed:
         self._heads: dict[URL, bytes] = {}
 
     def head(self, url: URL) -> bytes:
-        """A request's first lines. Raises `ValueError` for what would be several headers, or is
-        not Latin-1."""
+        """Return a request's first lines. Raises `ValueError` as `lines` does."""
         found = self._heads.get(url)
         if found is None:
             whole = self.absolute and url.scheme == "http"
@@ -50,13 +51,13 @@ class Fixed:
         return found
 
     def host(self, url: URL) -> dict[str, str]:
-        """The `Host` header, unless it is among the others."""
+        """Return the `Host` header, unless it is among the others."""
         return {} if "Host" in self.headers else {"Host": host_of(url)}
 
 
 def lines(headers: Mapping[str, str]) -> bytes:
-    """As they are sent. Raises `ValueError` for a value with an end of line in it, or beyond
-    Latin-1."""
+    """Return headers as bytes. Raises `ValueError` for an end of line in a value, or a value
+    beyond Latin-1."""
     text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
         raise ValueError("a header with an end of line in it")
@@ -64,7 +65,7 @@ def lines(headers: Mapping[str, str]) -> bytes:
 
 
 class Line:
-    """Connections to post over, those of each owner apart."""
+    """Posts over connections that each belong to one owner."""
 
     def __init__(self, door: Door) -> None:
         self._wires = Wires(door)
@@ -72,7 +73,10 @@ class Line:
     async def post(
         self, owner: str, url: URL, fixed: Fixed, own: Mapping[str, str], body: Body
     ) -> Reply:
-        """Raises what aiohttp raises. `own`: headers of this request alone."""
+        """Post, and return the answer. `own`: headers of this request alone.
+
+        Raises what aiohttp raises.
+        """
         content = body.content
         head = b"%b%bContent-Length: %d\r\n\r\n" % (fixed.head(url), lines(own), len(content))
         wire = await self._wires.wire(owner, url.origin())
@@ -97,7 +101,7 @@ class Line:
         return Reply(self._wires, wire, answer)
 
     def close(self) -> None:
-        """Connections that are under way belong to their requests."""
+        """Close the free connections. The others belong to their requests."""
         self._wires.close()
 
 
@@ -119,22 +123,25 @@ class Reply:
 
     @property
     def doubtful(self) -> bool:
-        """Return True if this may be no answer to the request: it came before all of the request
-        was sent, and claims success, or follows another answer on its connection."""
+        """Return True if this may not be the answer to the request.
+
+        It came before all of the request was sent. It also claims success, or follows another
+        answer on its connection.
+        """
         reused = self._wire.requests > 1
         return self._answer.early and (reused or 200 <= self.status < 300)
 
     def header(self, name: str) -> str | None:
-        """The first of that name."""
+        """Return the first header of that name."""
         return self._answer.header(name.lower().encode())
 
     def success(self) -> tuple[bytes, bool]:
-        """Its first `KEPT` bytes, and whether it ended within `MAX_ANSWER`."""
+        """Return its first `KEPT` bytes, and True if it ended within `MAX_ANSWER` bytes."""
         self._tell()
         return self._answer.body[:KEPT], self._answer.whole
 
     async def failure(self, limit: asyncio.Timeout) -> bytes:
-        """What can be read of it in a moment. `limit`: the attempt's own."""
+        """Return the bytes that arrive within a moment. `limit`: the attempt's timeout."""
         await self._wire.rest(failure_seconds(limit))
         self._tell()
         return self._answer.body

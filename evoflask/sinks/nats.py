@@ -239,10 +239,10 @@ def _explain(link: Carrier | None, error: Exception, *, sent: bool) -> Attempt:
 
 
 async def _mend(link: Carrier, parcels: Sequence[Parcel], end: float) -> None:
-    """Send again what the stream did not take and can take otherwise.
+    """Send refused messages again that the stream may take in another form.
 
-    That is a message without a stream, a duplicate of another one, or one too large that may
-    become a reference.
+    These are messages without a stream, duplicates of other messages, and messages too large that
+    may become references.
     """
     lacking = [each for each in parcels if each.attempt and each.attempt.code == "no-stream"]
     if lacking:
@@ -308,7 +308,7 @@ async def _create(link: Carrier, template: str, end: float) -> Attempt | None:
 async def _is_same(link: Carrier, parcel: Parcel, end: float) -> bool:
     """Return True if the stream has this message, or its reference, under its id.
 
-    A stored message that cannot be read counts as this one, as the stream said.
+    A stored message that cannot be read counts as this one, because the stream reported so.
     """
     assert parcel.copy is not None
     stream, number = parcel.copy

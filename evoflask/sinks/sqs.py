@@ -200,11 +200,11 @@ def classify(
     retry_after: float | None = None,
     hidden: Sequence[str] = (),
 ) -> Attempt:
-    """What a refusal of SQS means, of a call or (`sender_fault`) of one message in it. Pure.
+    """Return the attempt that a refusal of SQS ends. Pure.
 
-    Credentials that are not accepted, and a queue that does not exist, are REFUSED, not rejected:
-    an operator mends them, and until then the lane pauses instead of turning its events into dead
-    letters.
+    It concerns a call or, with `sender_fault`, one message in it. Wrong credentials and a missing
+    queue are REFUSED, not rejected: an operator mends them. Until then the lane pauses, and its
+    events do not become dead letters.
     """
     word = re.split(r"[.#]", code)[-1] or str(status)
     sentence = _SENTENCES.get(word, f"SQS refused it: {word}")

@@ -14,10 +14,10 @@ the POST into a GET, so it is a failure that says so.
 The header `jwt_key` is never sent. Each attempt signs an `Authorization: Bearer` with it, which
 replaces any other `Authorization` and stays at its origin.
 
-Nothing is sent twice by itself. A kept connection that the receiver closed at the moment of
-our sending is AMBIGUOUS, as everything that broke after the first byte of the body. So is an
-answer that came before the whole request was sent: it may belong to the request before. Kept
-connections carry one subscription's requests, tests have a connection of their own.
+Nothing is sent twice by itself. Every failure after the first byte of the body is AMBIGUOUS, also
+if the receiver closed a kept connection at the moment of our sending. So is an answer that came
+before the whole request was sent: it may belong to the request before. A kept connection carries
+one subscription's requests. A test has a connection of its own.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class _Destination:
 
     version: int
     owner: str
-    """Its kept connections are its own."""
+    """The lane that owns its kept connections."""
     url: URL
     by_events: bool
     fixed: Fixed
@@ -214,9 +214,9 @@ class _Destination:
     shows: bool
     """Whether what is answered to a delivery that worked is shown."""
     give_up_on: frozenset[int]
-    """Statuses that say no for good."""
+    """Statuses that end an event at once."""
     jwt_key: str
-    """Signs a Bearer for each attempt; "": there is none."""
+    """The key that signs a Bearer for each attempt, or ""."""
     urls: dict[str, URL] = field(default_factory=dict)
     last: tuple[int, bytes, str] = (0, b"", "")
     """What `worked` was of: receivers answer the same every time."""
@@ -249,7 +249,7 @@ class _Destination:
         return self.hidden if bearer is None else (bearer.partition(" ")[2], *self.hidden)
 
     def delivered(self, status: int, answer: bytes, url: URL, body: Body) -> Attempt:
-        """An attempt that worked, with what was answered."""
+        """Return the attempt that worked, with an excerpt of the answer."""
         if self.last != (status, answer, body.host):
             hidden = (*body.hidden, url.raw_query_string, url.query_string)
             self.last = (status, answer, body.host)
@@ -318,8 +318,10 @@ def _parsed(text: str) -> URL:
 
 
 def _quoted(location: str) -> str:
-    """A Location as it can be sent: bytes that a URL cannot carry become `%F8` and the like, to the
-    byte. A host beyond ASCII is read as UTF-8. Raises `ValueError` where it is none. Pure."""
+    """Return a Location that can be sent. Bytes that a URL cannot carry become `%F8` and the like.
+
+    A host beyond ASCII is read as UTF-8. Raises `ValueError` if it is not UTF-8. Pure.
+    """
     place = _AUTHORITY.match(location)
     if place is not None and not place[0].isascii():
         return location.encode("latin-1").decode()
@@ -366,7 +368,7 @@ def _early(status: int, host: str) -> Attempt:
 async def _read_failure(
     reply: Reply, url: URL, destination: _Destination, body: Body, limit: asyncio.Timeout
 ) -> Attempt:
-    """The status stands; what can be read of the answer in a moment goes into the detail."""
+    """Return the failed attempt. The detail has the part of the answer that arrives soon."""
     answer = await reply.failure(limit)
     hidden = (*body.hidden, url.raw_query_string, url.query_string)
     asked = parse_retry_after(reply.header("Retry-After"), time.time())
@@ -400,8 +402,10 @@ def classify(
     *,
     give_up_on: frozenset[int] = _GIVE_UP_ON,
 ) -> Attempt:
-    """What an answer's status means. `asked`: its Retry-After in seconds; `answer`: an excerpt
-    of its body. Pure."""
+    """Return the attempt that a status ends. Pure.
+
+    `asked`: Retry-After in seconds. `answer`: an excerpt of the body.
+    """
     if 200 <= status < 300:
         return Attempt(Outcome.DELIVERED, str(status))
     detail = f"answered {named(status)}"

@@ -1,5 +1,6 @@
-"""Who may do what: one of the operator's keys or an instance's token, in the header `apikey` or as
-`Authorization: Bearer`.
+"""Check the key of a request: an operator's key or an instance's token.
+
+The key is in the header `apikey`, or in `Authorization: Bearer`.
 
 A caller without an operator's key gets the same 401 for a wrong key and for an instance that
 does not exist, so nobody learns names by asking. A read-only key may ask for whatever a
@@ -28,7 +29,7 @@ from evoflask.web.errors import render
 View = TypeVar("View", bound=Callable[..., Any])
 
 _LOOKALIKES = ("X-Api-Key", "Api-Key", "Token")
-"""Headers in which other servers expect a key."""
+"""Headers that other servers read a key from."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -58,7 +59,7 @@ def register(app: Flask) -> None:
 
 
 def holder() -> str:
-    """Return the digest of the key or token of this request: who holds what is read."""
+    """Return the digest of this request's key or token, the holder of the bytes that it reads."""
     return caller_from_request().token_sha256 or ""
 
 
@@ -93,7 +94,7 @@ def fail(sha256: str) -> None:
 
 
 def _identify(given: str) -> Caller:
-    """Raises `TooManyFailures` for a wrong key alone."""
+    """Return the caller of a key. Raises `TooManyFailures` for a wrong key only."""
     if not given:
         return Caller(None, None)
     sha256 = digest(given)
@@ -131,7 +132,7 @@ def unauthorized() -> Unauthorized:
 
 
 def missing_key() -> Unauthorized:
-    """Build the 401 of a request without a key; it names the place where a key seems to be."""
+    """Build the 401 of a request without a key. It names a place where a key seems to be."""
     headers = request.headers
     found = [f'The header "{name}"' for name in _LOOKALIKES if name in headers]
     if "Authorization" in headers:

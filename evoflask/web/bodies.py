@@ -36,7 +36,7 @@ def json_body(schema: Callable[[dict[str, Any]], T]) -> T:
 
 
 def optional_json_body(schema: Callable[[dict[str, Any]], T]) -> T:
-    """The same where a request without any body means an empty object."""
+    """Do as `json_body`, but take a missing body as an empty object."""
     return schema({}) if _has_no_body() else json_body(schema)
 
 
@@ -47,7 +47,7 @@ def _has_no_body() -> bool:
 def refuse_type(*mimetypes: str) -> None:
     """Raise `WrongType` for a body of another type than these, and `BadInput` for no body."""
     if request.environ.get("CONTENT_TYPE") in mimetypes:
-        return  # as nearly everybody writes it
+        return  # the usual spelling
     types = " or ".join(mimetypes)
     if not request.mimetype and _has_no_body():
         raise BadInput(f"The body is missing. Send it with Content-Type: {types}.")
@@ -62,10 +62,10 @@ def refuse_type(*mimetypes: str) -> None:
 
 
 def body_pieces(size: int = 65_536) -> Iterator[bytes]:
-    """The request's body, a piece at a time: unpacked, and without a byte order mark.
+    """Yield the request's body in pieces, unpacked and without a byte order mark.
 
-    Raises `TooLarge` for more than `MAX_BODY_BYTES`, packed or unpacked, `WrongType` for an
-    unknown Content-Encoding, and `BadInput` where it ends too early or cannot be unpacked.
+    Raises `TooLarge` for more than `MAX_BODY_BYTES`, packed or unpacked. Raises `WrongType` for an
+    unknown Content-Encoding, and `BadInput` if the body ends too early or cannot be unpacked.
     """
     pieces = _received(size)
     header = request.environ.get("HTTP_CONTENT_ENCODING")
@@ -76,7 +76,7 @@ def body_pieces(size: int = 65_536) -> Iterator[bytes]:
 
 
 def _without_mark(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Without the byte order mark that some editors write before UTF-8 (RFC 8259, 8.1)."""
+    """Remove the byte order mark that some editors write before UTF-8 (RFC 8259, 8.1)."""
     head = b""
     for piece in pieces:
         head += piece
@@ -87,9 +87,9 @@ def _without_mark(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _received(size: int) -> Iterator[bytes]:
-    """The request's body as it came.
+    """Yield the request's body as it came.
 
-    Raises `TooLarge` for more than `MAX_BODY_BYTES` and `BadInput` where it ends before the
+    Raises `TooLarge` for more than `MAX_BODY_BYTES` and `BadInput` if it ends before the
     length that it announced. werkzeug's own limit does neither under gunicorn: a body of
     unknown length is cut at the limit, and one that broke off counts as whole.
     """
@@ -140,7 +140,7 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 def _place_of(text: str, body: dict[str, Any]) -> str:
-    """The dotted path to the first such text, `webhook.url: `; "" for one that is a key."""
+    """Return the dotted path to the first such text, `webhook.url: `, or "" if it is a key."""
     left: list[tuple[str, Any]] = [("", body)]
     while left:
         path, value = left.pop()
@@ -181,8 +181,11 @@ def _whole(digits: str) -> int:
 
 
 def _check(body: dict[str, Any]) -> None:
-    """Depth, and half of a surrogate pair, which no database and no socket takes. Only `data` of an
-    emit may have one, and is not read here."""
+    """Refuse too much depth, and half of a surrogate pair.
+
+    No database and no socket takes such a half. Only `data` of an emit may have one, and it is not
+    read here.
+    """
     level: list[Any] = [body]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
@@ -282,7 +285,7 @@ def evolution_rows(state: State) -> dict[str, dict[str, Any] | None]:
 
 
 def with_warnings(answer: Mapping[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
-    """Add `warnings`, the sentences about ignored fields; without any the answer stays as it is."""
+    """Add `warnings`, the sentences about ignored fields, if there are any."""
     return {**answer, "warnings": list(warnings)} if warnings else dict(answer)
 
 

@@ -45,7 +45,7 @@ def index() -> dict[str, Any]:
 @some_key
 @described(answers.WholeLetter)
 def show(letter: int) -> Response:
-    """One with its body, `data`, to the byte; null where the entry was missing."""
+    """Show a dead letter with its body, `data`, to the byte; null if its entry was missing."""
     loan = parts().manager.reads.loan(holder())
     try:
         loan.take(deadletters.head(letter, visible(None)).size)
@@ -83,9 +83,9 @@ def requeue(letter: int) -> dict[str, Any]:
     errors=(404, 409),
 )
 def requeue_many() -> tuple[dict[str, Any], int]:
-    """Deliver those of a filter again, or all that the key may see (`"all": true`).
+    """Deliver the dead letters of a filter again, or all that the key may see (`"all": true`).
 
-    400 if neither is named. Those of a lane go in the order of their acceptance.
+    400 if neither is named. The events of a lane go in the order of their acceptance.
 
     Half a second of it at once: 200 where that was all; else 202, and `operation` goes on.
     `left` are still there: not reached yet, or without subscription or body. `dryRun`: how
@@ -115,7 +115,7 @@ def discard(letter: int) -> dict[str, Any]:
     errors=(404, 409),
 )
 def discard_many() -> tuple[dict[str, Any], int]:
-    """Give those of a filter up for good, or all that the key may see (`"all": true`).
+    """Discard the dead letters of a filter, or all that the key may see (`"all": true`).
 
     It works as `requeue` does. 400 if neither is named."""
     return _many("discard", bodies.optional_json_body(schemas.letters_body))

@@ -18,13 +18,13 @@ from evoflask.errors import BadInput, EvoflaskError, TooMany, Unauthorized, Unav
 from evoflask.web import routes
 
 PLAIN_HTTP: Final = (
-    "This address is a websocket, and plain HTTP came. Open it with a websocket client, "
+    "This address is a websocket, and the request is plain HTTP. Use a websocket client, "
     'such as new WebSocket("ws://<host>/ws?apikey=<key>") in a browser. '
     "A proxy before this server must pass on the headers Upgrade and Connection."
 )
 
 MAX_PATH: Final = 300
-"""Characters of a path that an error repeats."""
+"""Characters of a path that an error quotes."""
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def register(app: Flask) -> None:
 
 
 def render(error: EvoflaskError) -> Response:
-    """The answer to an error of ours."""
+    """Return the answer to an error of ours."""
     response = answer(error.status, error.messages)
     if isinstance(error, AllBad):
         response = jsonify({**(response.get_json() or {}), "results": error.results})
@@ -77,7 +77,7 @@ def render(error: EvoflaskError) -> Response:
 
 
 def _add_accepted(response: Response, error: WrongType) -> None:
-    """The headers of RFC 9110, 15.5.16. Only POST has one for types (W3C LDP, 7.1)."""
+    """Add the headers of RFC 9110, 15.5.16. Only POST has one for types (W3C LDP, 7.1)."""
     if error.types and request.method == "POST":
         response.headers["Accept-Post"] = ", ".join(error.types)
     if error.encodings:
@@ -96,7 +96,7 @@ def _http(error: HTTPException) -> Response:
 
 
 def _no_handshake() -> Response:
-    """Plain HTTP at the websocket's path, or a websocket's handshake at another path."""
+    """Refuse plain HTTP at the websocket's path, or a websocket's handshake at another path."""
     if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket" and request.path != "/ws":
         return answer(400, [f"There is no websocket at {request.path[:MAX_PATH]}. Open /ws."])
     return answer(400, [PLAIN_HTTP])
@@ -118,4 +118,4 @@ def _sentence(error: HTTPException) -> str:
 
 def _defect(error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return answer(500, ["Something went wrong here; the log says what."])
+    return answer(500, ["Internal error; the server's log has the reason."])

@@ -41,7 +41,7 @@ bp = Blueprint("events", __name__)
 NDJSON = "application/x-ndjson"
 View = Callable[..., ResponseReturnValue]
 _VERBS = frozenset({"emit", "set"})
-"""`/event/<verb>/<instance>` that take POST alone."""
+"""The verbs of `/event/<verb>/<instance>` that only take POST."""
 
 
 @bp.post("/event/emit/<instance>")
@@ -59,8 +59,8 @@ _VERBS = frozenset({"emit", "set"})
 def emit(instance: str) -> ResponseReturnValue:
     """Accept one event, an array of them, or one in each line (`application/x-ndjson`).
 
-    202 once the outbox holds it. 200 for an id that was accepted before with the same event name
-    and the same bytes of `data`; 409 for an id that was accepted before with other content."""
+    202 once the outbox holds it. An id that was accepted before is 200 if event name and bytes of
+    `data` are equal, and 409 otherwise."""
     caller = caller_from_request()
     may = caller.may
     if caller.token_sha256 is None:
@@ -84,8 +84,8 @@ def emit(instance: str) -> ResponseReturnValue:
 def _or_wrong_method(view: View) -> View:
     """Answer 405 where the path reads as `POST /event/emit/<instance>` with another method.
 
-    An instance may be called `emit`: its events are answered to the keys that may see them. All
-    other callers get 405 whether it exists or not.
+    An instance may be called `emit`. Keys that may see it get its events. All other callers get
+    405, so they do not learn if it exists.
     """
 
     @functools.wraps(view)
@@ -116,7 +116,7 @@ def get(instance: str, event_id: str) -> ResponseReturnValue:
         subscriptions = orjson.dumps([told(each) for each in found.told])
         retained = b"false" if found.body is None else b"true"
         body = found.body or _bare(found)
-        # Not parsed and written again: `data` stays what it is, to the byte.
+        # The body is not parsed and written again, so `data` stays as it is, to the byte.
         body = body[:-1] + b',"retained":' + retained + b',"subscriptions":' + subscriptions + b"}"
         response = Response(body, mimetype="application/json")
     except BaseException:
@@ -174,7 +174,7 @@ def _row(accepted: Accepted) -> dict[str, Any]:
 
 
 def _rejected(error: EvoflaskError) -> dict[str, Any]:
-    """An element of a batch that was not taken."""
+    """Return the result of an element that was refused."""
     return {
         "status": error.status,
         "error": HTTPStatus(error.status).phrase,

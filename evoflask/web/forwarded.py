@@ -1,7 +1,7 @@
-"""Headers by which a proxy of ours reports the scheme, host and prefix that its client used.
+"""Read the headers in which a proxy reports the scheme, host and prefix that its client used.
 
-They count only if the peer is one of TRUSTED_PROXIES. From any other peer they change nothing.
-gunicorn would obey a header `SCRIPT_NAME`; `gunicorn.conf.py` switches that off.
+They count only from a peer in TRUSTED_PROXIES. From any other peer they change nothing. gunicorn
+would obey a header `SCRIPT_NAME`; `gunicorn.conf.py` switches that off.
 """
 
 from __future__ import annotations
@@ -45,6 +45,6 @@ def _believe(environ: dict[str, Any]) -> None:
 
 
 def _last(environ: dict[str, Any], name: str) -> str:
-    """The value of the nearest proxy. A client's own stand further left."""
+    """Return the value that the nearest proxy added. A client's own values are left of it."""
     text: str = environ.get(f"HTTP_X_FORWARDED_{name}", "")
     return text.rpartition(",")[2].strip()

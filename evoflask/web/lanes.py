@@ -75,7 +75,7 @@ def skip(instance: str, name: str) -> dict[str, Any]:
 @instance_key
 @described(answers.Purged, body=PurgeBody, example={"confirm": 1}, errors=(409,))
 def purge(instance: str, name: str) -> dict[str, Any]:
-    """All that waits is discarded. `{"confirm": <backlog>}`: 409 where another number waits."""
+    """Discard all that waits. `{"confirm": <backlog>}`: 409 if another number waits."""
     backlog = bodies.optional_json_body(schemas.purge_body)
     done = lanes.purge(parts().outbox, instance, name, backlog, by=who(instance))
     return {"discarded": done.count, "bytes": done.bytes}

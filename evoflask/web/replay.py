@@ -29,7 +29,7 @@ bp = Blueprint("replay", __name__)
 def begin() -> tuple[dict[str, Any], int]:
     """Deliver events of an instance once more onto one of its subscriptions.
 
-    Named by ids or by time, or all that are retained (`"all": true`).
+    The body names them by ids or by time, or names all retained events (`"all": true`).
 
     Half a second of it at once: 200 where that was all; else 202, and `operation` goes on.
     `dryRun`: how many it `would` be. `missing`: ids that are not on the outbox.

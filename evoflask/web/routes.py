@@ -11,7 +11,7 @@ from werkzeug.routing import Rule
 
 MAX_SEGMENTS: Final = 8
 MAX_SEGMENT: Final = 60
-"""Characters of a segment that is compared: the work is bounded."""
+"""Characters of a segment that are compared, to bound the work."""
 _NEAR: Final = 0.7
 _PAGES: Final = ("/rq", "/docs")
 _ELSEWHERE: Final = {"socket.io": "the websocket at /ws (there is no Socket.IO here)"}

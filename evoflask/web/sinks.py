@@ -26,7 +26,7 @@ _SINK = f"<any({', '.join(schemas.SINKS)}):sink>"
 @instance_key
 @described(PerSink(answers.SET_ROWS), 201, body=PerSink(SET), example=SET_EXAMPLE)
 def set_sink(sink: str, instance: str) -> tuple[Response, int]:
-    """Set what the body names; the whole row as it is in effect."""
+    """Set the fields that the body names. The answer is the whole row in effect."""
     given = bodies.json_body(partial(schemas.set_body, sink))
     state = parts().configuration.set_sinks(instance, given.patches, by=who(instance))
     row = bodies.evolution_row(state.instance, state.sink(sink))

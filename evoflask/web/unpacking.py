@@ -1,8 +1,8 @@
-"""Unpack a request's body: gzip and deflate, within a bound of unpacked bytes. Pure: pieces in,
+"""Unpack a request's body, gzip or deflate, within a bound of unpacked bytes. Pure: pieces in,
 pieces out.
 
 `deflate` means the zlib format (RFC 9110, 8.4.1.2). Some clients send the raw format under that
-name, so both are taken: a stream without a zlib header is raw.
+name. So a stream without a zlib header is read as raw.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from evoflask.errors import BadInput, TooLarge, WrongType
 
 CODINGS: Final = ("gzip", "deflate")
-"""The content codings that are taken, beside `identity`."""
+"""The supported content codings, beside `identity`."""
 PIECE: Final = 65_536
 """Bytes that one step unpacks, at most."""
 MEMBERS: Final = 10_000
@@ -43,8 +43,10 @@ def codings(header: str) -> list[str]:
 
 
 def unpacked(pieces: Iterable[bytes], coding: str, limit: int) -> Iterator[bytes]:
-    """Undo one coding. Raises `TooLarge` at the first piece beyond `limit` bytes, and `BadInput`
-    for a stream that is corrupt, ends too early or is followed by something else."""
+    """Undo one coding. Raises `TooLarge` at the first piece beyond `limit` bytes.
+
+    Raises `BadInput` for a stream that is corrupt, ends too early or has bytes behind its end.
+    """
     stream = _Stream(coding)
     total = 0
     for piece in pieces:
@@ -58,18 +60,18 @@ def unpacked(pieces: Iterable[bytes], coding: str, limit: int) -> Iterator[bytes
 
 
 class _Stream:
-    """One coding of one body. `whole`: its end has arrived."""
+    """Undoes one coding of one body. `whole`: its end has arrived."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
         self._head = b""
-        """The first bytes, until they tell which format it is."""
+        """The first bytes, until they show the format."""
         self._zlib: Any = None
         self._members = 0
         self.whole = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Unpack more of it, some bytes at a time."""
+        """Unpack more bytes, and yield them in pieces."""
         while data:
             if self._zlib is None:
                 data, self._head = self._head + data, b""
@@ -81,7 +83,7 @@ class _Stream:
                 return
             data, self._zlib = self._zlib.unused_data, None
             if data and self._coding != "gzip":
-                raise BadInput(f"The body goes on behind the end of its {self._coding} stream.")
+                raise BadInput(f"The body has bytes behind the end of its {self._coding} stream.")
 
     def _begin(self, data: bytes) -> bool:
         """Return False if the bytes are too few to know the format."""
@@ -100,7 +102,7 @@ class _Stream:
             try:
                 out = self._zlib.decompress(data, PIECE)
             except zlib.error:
-                raise BadInput(f"The body is no {self._coding} stream, or is corrupt.") from None
+                raise BadInput(f"The body is not a {self._coding} stream, or is corrupt.") from None
             if out:
                 yield out
             data = self._zlib.unconsumed_tail
@@ -112,7 +114,7 @@ class _Stream:
 
 
 def _window(coding: str, head: bytes) -> int:
-    """What zlib calls `wbits`: the format and the largest window."""
+    """Return zlib's `wbits`: the format and the largest window."""
     if coding == "gzip":
         return 16 + zlib.MAX_WBITS
     is_zlib = head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0

@@ -118,7 +118,7 @@ CASES = [
     packed("a cut gzip stream", "gzip", GZIP[:-5], "ended too early"),
     packed("a corrupt gzip stream", "gzip", GZIP[:-6] + b"\0" + GZIP[-5:], "is corrupt"),
     packed("behind gzip", "gzip", GZIP + b"more", "is corrupt"),
-    packed("behind deflate", "deflate", zlib.compress(BODY) + b"more", "goes on behind the end"),
+    packed("behind deflate", "deflate", zlib.compress(BODY) + b"more", "bytes behind the end"),
     packed("a cut deflate stream", "deflate", zlib.compress(BODY)[:-1], "ended too early"),
     packed("a bomb", "gzip", gzip.compress(b" " * 20_000_000), "larger than 65536 bytes", 413),
     packed("a bomb in a bomb", "gzip, gzip", gzip.compress(gzip.compress(b" " * 9_000_000)),

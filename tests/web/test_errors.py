@@ -53,7 +53,7 @@ def test_a_defect_is_500_and_shows_nothing_of_the_inside(
     assert answer.json == {
         "status": 500,
         "error": "Internal Server Error",
-        "response": {"message": ["Something went wrong here; the log says what."]},
+        "response": {"message": ["Internal error; the server's log has the reason."]},
     }
     assert "RuntimeError" in caplog.text
 

@@ -5,8 +5,8 @@ given: no state, the same in every web process, void when that key is taken away
 read it and no other site makes a browser send it. A second cookie, which scripts can read,
 carries what each POST must repeat in the header `X-CSRFToken`; rq-dashboard sends it.
 
-At `/docs`, which shows nothing of tenants, the form takes an instance's token too. Its cookie names
-the instance and is signed by what follows from the token's digest, so it ends with the token.
+At `/docs`, which shows nothing of tenants, the form also takes an instance's token. Its cookie
+names the instance. A secret derived from the token's digest signs it, so it ends with the token.
 """
 
 from __future__ import annotations
@@ -145,10 +145,9 @@ def guard() -> Response | None:
 
 
 def admit() -> Response | None:
-    """Admit a request to a page that shows nothing of tenants and changes nothing, or return a
-    redirect to the login.
+    """Admit a request to a page without tenants' data, or return a redirect to the login.
 
-    Any key counts, a tenant's token too, and the login's cookie. Raises `Unauthorized`.
+    Any key, a tenant's token and the login's cookie count. Raises `Unauthorized`.
     """
     cookie = request.cookies.get(COOKIE, "")
     if "apikey" not in request.headers and sessions().key(cookie, time.time()) is not None:
@@ -174,8 +173,10 @@ def login() -> Response:
 
 @bp.post("/login")
 def enter() -> Response:
-    """The key, from the form: 303 to the page that was asked for, with the cookies; 401, or 429
-    after too many wrong ones."""
+    """Log in by the key in the form.
+
+    303 to the requested page, with the cookies. 401 for a wrong key, 429 after too many of them.
+    """
     sha256 = digest(request.form.get("key", "")[: MAX_KEY + 1])
     key = parts().keys.find(sha256)
     if key is None:

@@ -23,7 +23,7 @@ _SCALAR: Final = {"type": ["string", "number", "boolean", "null"]}
 
 
 class _Open:
-    """A route of Evolution API: a scalar that it does not know is ignored with a warning."""
+    """The body of a route of Evolution API: an unknown scalar is ignored with a warning."""
 
     class Meta:
         unknown = EXCLUDE

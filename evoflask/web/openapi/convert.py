@@ -31,7 +31,7 @@ def _may_be_empty(field: Field[Any]) -> bool:
 
 EVENT: Final[Json] = {
     "type": "string",
-    # One spelling each: generators make the same member of `CALL` and `call`, and give up.
+    # Each name has one spelling: generators make equal members of `CALL` and `call`, and fail.
     "enum": [*events.NAMES, *events.ALIASES],
     "description": "Also taken as `messages.upsert` and `messages-upsert`, in any case.",
 }
@@ -133,8 +133,8 @@ _OF_SUBSCRIPTION: Final[Mapping[str, str]] = {
     "enabled": "Whether it gets events. Its settings are kept while it does not.",
     "format": "How its messages look.",
     "concurrency": "Requests or messages under way at a time.",
-    "orderBy": "Events with an equal key keep their order. `conversation`: the chat that the event "
-    "is about. Paths: the first that has a value. null: no order.",
+    "orderBy": "Events with an equal key keep their order. `conversation`: the key is the chat of "
+    "the event. Paths: the key is the first value. null: no order.",
     "onFailure": "`pass`: while an event waits for its next try, others go on; `wait`: they wait "
     "too.",
     "retry": "Seconds before each further try, instead of the server's schedule.",
@@ -143,8 +143,8 @@ _OF_SUBSCRIPTION: Final[Mapping[str, str]] = {
     "base64": "`data` is sent as the base64 of its JSON.",
     "headers": "Sent with each request; values are answered as a mask, which may be sent back. "
     "`jwt_key` is not sent: it signs an `Authorization: Bearer` (HS256).",
-    "giveUpOn": "Statuses that end an event at once; every other failure is retried. Empty: none "
-    "does. Redirects 307 and 308 are followed first.",
+    "giveUpOn": "Statuses that end an event at once; every other failure is retried. Empty: every "
+    "failure is retried. Redirects 307 and 308 are followed first.",
     "exchange": "A topic exchange; it is declared.",
     "mandatory": "A message that reaches no queue has failed.",
     "jetstream": "Wait until a stream has it; else nothing proves that anybody does.",

@@ -48,9 +48,9 @@ holds up nobody else. What cannot be delivered lies in the dead letters until so
 discards it.
 
 Every request carries a key in the header `apikey`, or as `Authorization: Bearer`. The key is one of
-the operator's, or the token of an instance, which sees and changes what is its own. If both headers
-are given, `apikey` counts. Errors have one shape, and `message` in it is
-always a list of sentences. Answers may get more fields; pass over those that you do not know.
+the operator's, or the token of an instance, which sees and changes only that instance. If both
+headers are given, `apikey` counts. Errors have one shape, and its `message` is always a list of
+sentences. Answers may get more fields; pass over those that you do not know.
 """
 
 _KEYS: Final[Mapping[str, Json]] = {
@@ -82,7 +82,7 @@ _ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     409: ("Conflict", "The thing is in a state that forbids it."),
     413: ("TooLarge", "The body or the batch is over its limit. Nothing was changed."),
     414: ("TooLong", "The request's line is over its limit."),
-    415: ("WrongType", "The body's type or encoding is none that is taken. Nothing was changed."),
+    415: ("WrongType", "The body's type or encoding is not supported. Nothing was changed."),
     426: ("UpgradeRequired", "The version of the websocket protocol must be 13."),
     429: ("TooMany", "Too fast, too many of them, or too many wrong keys from this address."),
     431: ("HeadTooLarge", "The request's line or its headers are over their limit."),

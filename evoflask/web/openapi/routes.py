@@ -1,5 +1,5 @@
-"""Where the documentation is served. It is behind a key as everything is. A browser logs in by the
-form of `/rq/`, which takes an instance's token for `/docs` too.
+"""Serve the documentation. It needs a key, as everything does. A browser logs in by the form of
+`/rq/`, which also takes an instance's token for `/docs`.
 """
 
 from __future__ import annotations
@@ -72,6 +72,6 @@ def style() -> Response:
 
 
 def _json() -> Response:
-    """With the prefix under which a proxy serves it."""
+    """Return the document with the prefix under which a proxy serves it."""
     found = {**document(), "servers": [{"url": request.root_path or "/"}]}
     return Response(orjson.dumps(found), mimetype="application/json")
