@@ -1,4 +1,4 @@
-"""The price of reading an answer: our reader and llhttp with its callbacks, in turns.
+"""Measure the cost of reading an answer: our reader and llhttp with its callbacks, in turns.
 
 python -m benchmarks.answers
 """
@@ -23,7 +23,7 @@ TURNS = 15
 
 
 class Callbacks:
-    """What llhttp calls: the least that a client needs."""
+    """The callbacks of llhttp that a client needs at least."""
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
@@ -44,17 +44,17 @@ class Callbacks:
 
 
 def llhttp(answer: bytes) -> None:
-    """Read it by llhttp."""
+    """Read an answer by llhttp."""
     Callbacks().parser.feed_data(answer)
 
 
 def ours(answer: bytes) -> None:
-    """Read it by `net.answers`."""
+    """Read an answer by `net.answers`."""
     Reading(keep=4_096, most=1 << 20, spare=65_536).feed(answer)
 
 
 def micros(read: Callable[[bytes], None], answer: bytes) -> float:
-    """Measure CPU us of one answer."""
+    """Return microseconds of CPU for one answer."""
     began = time.process_time()
     for _ in range(TIMES):
         read(answer)
@@ -62,7 +62,7 @@ def micros(read: Callable[[bytes], None], answer: bytes) -> float:
 
 
 def main() -> None:
-    """Print the least of all turns: the rest is what else the machine did."""
+    """Print the least of all turns. The excess is other work of the machine."""
     for name, answer in (("1 header", SMALL), ("7 headers", USUAL)):
         turns = [(micros(ours, answer), micros(llhttp, answer)) for _ in range(TURNS)]
         mine, theirs = (min(each) for each in zip(*turns, strict=True))

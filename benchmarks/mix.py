@@ -76,7 +76,7 @@ class Event:
 
 
 def data(kind: Kind, n: int) -> bytes:
-    """JSON in the event's own shape, another one for each `n`, filled up to about `kind.size`."""
+    """Return JSON in the event's own shape, another for each `n`, of about `kind.size` bytes."""
     made = shapes.OF[kind.event](f"{n % CHATS}@s.whatsapp.net", n)
     first = made[0] if isinstance(made, list) else made
     room = max(0, kind.size - len(orjson.dumps(made)))

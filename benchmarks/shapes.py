@@ -1,4 +1,4 @@
-"""The `data` of every event of the catalogue, in the shape that Evolution API 2.3 sends.
+"""Make the `data` of every event of the catalogue, in the shape that Evolution API 2.3 sends.
 
 All names and numbers are made up. `chat` is the jid of the conversation.
 """
@@ -126,7 +126,7 @@ def _one(shape: Shape) -> Shape:
 
 
 def many(shape: Shape, count: int) -> Shape:
-    """An array about as many conversations."""
+    """Make arrays about `count` conversations each."""
     return lambda chat, n: [shape(f"{k}{chat}", n + k) for k in range(count)]
 
 
@@ -179,4 +179,4 @@ OF: Final[dict[str, Shape]] = {
     "LOGOUT_INSTANCE": _always(None),
     "SEND_MESSAGE_UPDATE": update,
 }
-"""By event."""
+"""The shape of each event of the catalogue."""

@@ -1,12 +1,12 @@
-"""The price of a connection for each subscription: many tenants with a webhook on one TLS origin.
+"""Measure the cost of a connection for each subscription, with many tenants on one TLS origin.
 
     python -m benchmarks.tls [tenants [repeats]]
 
-Each tenant gets one event in each round. `shared` sends them over connections that all tenants
-share, as if all were one subscription. The other rounds give each tenant its own connection: at
-its first event, at a later one that resumes the TLS session, and at a later one that does not. All
-rounds run in one process against one server, in this order, repeated; the medians of CPU and
-their ratio to `shared` are printed. The server is a process of its own.
+Each tenant gets one event in each round. `shared` sends the events over connections that all
+tenants share. The other rounds give each tenant its own connection: for its first event, for a
+later one that resumes the TLS session, and for a later one that does not. All rounds run in this
+order in one process against one server, a process of its own. Prints the medians of CPU and their
+ratio to `shared`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def pytest_configure() -> None:
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % count
     size = len(process.PORTS) // count
-    # Tests pass on a machine five times as slow; a condition that comes true ends its wait.
+    # Tests must pass on a machine five times slower. A wait ends when its condition is true.
     process.PATIENCE = 5.0
     process.PORTS = process.PORTS[number * size : (number + 1) * size]
     # Whatever runs in the background of a script, or under nohup, ignores these, and so would

@@ -108,7 +108,7 @@ def test_a_fresh_copy_delivers_its_first_event_and_installs_only_what_running_ne
 
 
 def site_packages(copy: Path) -> list[Path]:
-    """Return what the environment of a copy has installed."""
+    """Return the packages that the environment of a copy has."""
     return list(next((copy / ".venv/lib").iterdir()).glob("site-packages/*.dist-info"))
 
 

@@ -1,4 +1,4 @@
-"""The append-only file of a private Redis, as a loss of power may leave it."""
+"""Repairs of a private Redis' append-only file after a loss of power."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> RedisServer:
 
 @pytest.fixture
 def log(server: RedisServer) -> Path:
-    """Its log, of a server that was killed after `KEYS` writes."""
+    """Return the log of the server, which was killed after `KEYS` writes."""
     with server.start().client() as client:
         for n in range(KEYS):
             client.set(f"k{n}", f"value-{n}")

@@ -194,9 +194,9 @@ class World:
         self.serial = 0
         self.crashed = 0
         self.trouble = self.luck.random() < 0.4
-        """Most attempts fail, and operators try again and again."""
+        """Most attempts fail, and operators probe often."""
         self.restored = 0
-        """Tries before their dates that failed."""
+        """Failed tries before their dates."""
         self.killers: set[str] = set()
         self.poison = self.luck.random() < 0.2
         """The first entry of the second key kills whoever starts it, each time."""
@@ -426,7 +426,7 @@ class World:
             self.disable()
 
     def change(self, lane: Lane) -> None:
-        """Other settings, of a lane that goes on."""
+        """Change the settings of a lane."""
         i = self.instances[lane.i]
         i.revision += 1
         lane.version += 1
@@ -726,7 +726,7 @@ class World:
         drain.works[s] = (work, self.now + HOLD * 1000)
 
     def early(self, lane: Lane) -> dict[str, float]:
-        """Retries that came before their dates, with these."""
+        """Return the retries that came forward, with the dates that they had."""
         marks = {
             m.decode(): v.split() for m, v in self.redis.hgetall(f"{PRE}early:{lane.s}").items()
         }

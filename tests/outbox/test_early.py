@@ -1,4 +1,4 @@
-"""Tries that the schedule did not ask for: by hand, by a change of settings, by a recovery."""
+"""Tries outside the schedule: by hand, by a change of settings, by a recovery."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def settle(outbox: Outbox, held: Held, *ended: Ended, **how: object) -> verbs.Se
 
 
 def fail_all(outbox: Outbox, n: int, *, delay: float = HOUR) -> list[str]:
-    """So many events that each failed once."""
+    """Append `n` events that each fail once. Return their members."""
     append(outbox, n)
     members = [m.decode() for m in outbox.redis.zrange(WAITING, 0, -1)]
     (held,) = take(outbox, "first")
@@ -257,7 +257,7 @@ def test_a_lane_that_pauses_brings_nothing_more_forward(outbox: Outbox) -> None:
 def test_what_a_process_of_the_release_before_did_with_an_early_try_stands(outbox: Outbox) -> None:
     [member] = fail_all(outbox, 1)
     outbox.run(verbs.probe(0, "s1"))
-    # It knows nothing of marks: it charges the try, and dates the next one by its schedule.
+    # An older release knows no marks. It charges the try, and dates the next one by its schedule.
     later = verbs_now(outbox) + 50_000
     outbox.redis.hset(TRIES, member, 2)
     outbox.redis.zadd(WAITING, {member: later}, xx=True)
@@ -295,5 +295,5 @@ def verbs_now(outbox: Outbox) -> int:
 
 
 def mark_of(outbox: Outbox, member: str) -> float:
-    """The date that an early retry had."""
+    """Return the date that an early retry had."""
     return float(outbox.redis.hget(EARLY, member).split()[1])

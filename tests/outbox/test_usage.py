@@ -1,4 +1,4 @@
-"""Whose memory it is: what append, the clock and the words make of INFO and of our counts."""
+"""Users of Redis' memory, as append, the clock and the sentences see them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def info(**fields: int) -> str:
 
 
 def shimmed(call: verbs.Call[verbs.Appended], text: str) -> verbs.Call[verbs.Appended]:
-    """The same script, to which Redis says this of its memory."""
+    """Return the call with a script for which INFO answers `text`."""
     head = f"""
     local real = redis
     local redis = {{ call = function(name, ...)
@@ -32,7 +32,7 @@ def shimmed(call: verbs.Call[verbs.Appended], text: str) -> verbs.Call[verbs.App
       return real.call(name, ...)
     end }}
     """
-    # In front of the library, which takes `redis.call` from here.
+    # The library behind takes `redis.call` from here.
     whole = head + call.script.text
     sha = hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()
     made = verbs.Script(call.script.name, whole, sha)
@@ -41,7 +41,7 @@ def shimmed(call: verbs.Call[verbs.Appended], text: str) -> verbs.Call[verbs.App
 
 @pytest.fixture
 def answer(outbox: Outbox, redis_client: redis.Redis) -> Callable[..., str]:
-    """What an append is answered where Redis says this, and lanes weigh that."""
+    """Return a function that appends, for given fields of INFO and weights of lanes."""
 
     def append_to(waiting: int = 5_000, lanes: int = 1, size: int = 100, **fields: int) -> str:
         redis_client.delete(keys.of(0, "weight"))
@@ -75,7 +75,7 @@ def test_append_refuses_all_where_redis_would(answer: Callable[..., str]) -> Non
 
 def test_append_refuses_the_heavy_lane_for_its_own_bytes(answer: Callable[..., str]) -> None:
     assert answer(waiting=850 * MB, used_memory=860 * MB, maxmemory=GB) == "share"
-    # Beside foreign keys the room is what they leave.
+    # Foreign keys reduce the room.
     assert answer(waiting=170 * MB, used_memory=970 * MB, maxmemory=GB) == "share"
     assert answer(waiting=100 * MB, used_memory=900 * MB, maxmemory=GB) == "ok"
 

@@ -1,6 +1,6 @@
-"""A table of answers, and servers that give them to the byte: plain, with TLS, and behind a proxy.
+"""A table of answers, and servers that send them to the byte: plain, with TLS, behind a proxy.
 
-The same table stands in docs/sinks.md; `test_answers.py` compares the two.
+docs/sinks.md has this table too; `test_answers.py` compares the two.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ BOTH = b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An answer and its outcome. `holds`: the server keeps the connection open behind it; `slow`:
-    it sends byte by byte."""
+    """An answer and its outcome.
+
+    `holds`: the server keeps the connection open after the answer. `slow`: it sends byte by byte.
+    """
 
     name: str
     answer: bytes
@@ -36,7 +38,7 @@ def _head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
 
 
 def _padded(size: int) -> bytes:
-    """A 200 with a head of about `size` bytes."""
+    """Return a 200 with a head of about `size` bytes."""
     line = b"X-Pad: " + b"y" * 1_000
     return _head(*[line] * (size // (len(line) + 2)), b"Content-Length: 2") + b"ok"
 
@@ -195,7 +197,7 @@ Talk = Callable[[socket.socket], None]
 
 @contextlib.contextmanager
 def server(talk: Talk) -> Iterator[int]:
-    """A server with a thread for each connection, which does `talk`; yields its port."""
+    """Run a server that calls `talk` in a thread for each connection. Yield its port."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
 
         def one(connection: socket.socket) -> None:
@@ -220,7 +222,7 @@ def server(talk: Talk) -> Iterator[int]:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """Read one request to its end. Raises `OSError` where none comes."""
+    """Read one request to its end. Raises `OSError` if none comes."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += _some(connection)
@@ -253,7 +255,7 @@ def answering(connection: socket.socket) -> None:
 
 
 def answering_with_tls(context: ssl.SSLContext) -> Talk:
-    """The same, with TLS."""
+    """Return `answering` over TLS."""
 
     def talk(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as secured:

@@ -87,8 +87,10 @@ class Harness(abc.ABC):
     largest: ClassVar[int] = 1_000_000
     """Bytes of `data` that surely fit."""
     kept: ClassVar[int] = 1
-    """Connections that two lanes with the same credentials leave open; 0 for a server that closes
-    each after its answer, where the sink's own test shows that they are shared."""
+    """Connections that two lanes with equal credentials leave open.
+
+    0 for a server that closes each after its answer; the sink's own test then shows the sharing.
+    """
 
     @abc.abstractmethod
     def settings(self) -> Settings:

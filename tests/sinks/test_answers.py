@@ -1,4 +1,4 @@
-"""The table of answers, through deliveries, tests of subscriptions and `OUTBOUND_PROXY`."""
+"""The table of answers through deliveries, tests of subscriptions and `OUTBOUND_PROXY`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AT_ONCE = 8
 
 
 def deliveries(base: str) -> list[Delivery]:
-    """One to each row of the table, each of a subscription of its own."""
+    """Return a delivery for each row of the table, each with its own subscription."""
     return [
         delivery(target("webhook", sid=f"s{n}", timeout=60.0, url=f"{base}/{n}"), f"e-{n}")
         for n in range(len(ROWS))
@@ -37,7 +37,7 @@ def deliveries(base: str) -> list[Delivery]:
 
 
 def outcomes(sink: WebhookSink, base: str, attempt: Callable[..., Awaitable[Attempt]]) -> Found:
-    """What becomes of each row."""
+    """Return the outcome of each row."""
 
     async def run() -> list[Attempt]:
         gate = asyncio.Semaphore(AT_ONCE)

@@ -1,4 +1,4 @@
-"""Kept connections belong to one subscription, whatever a server sends over them."""
+"""Kept connections belong to one subscription, also if a server sends unasked answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATIENCE = 30.0
 
 
 def two_faced(connection: socket.socket) -> None:
-    """`/late/<ms>` answers twice, the second time so many ms later; `/victim` is always 503."""
+    """Answer `/late/<ms>` twice, the second time `ms` later. Answer `/victim` by 503."""
     while True:
         path = read_request(connection).split(b" ")[1]
         if path.endswith(b"/victim"):
@@ -166,7 +166,7 @@ async def pooled(context: ssl.SSLContext | None = None, **bounds: int) -> AsyncI
 
 
 async def ask(wires: Wires, owner: str, origin: URL) -> Wire:
-    """One request; the connection that it went over, which was given back."""
+    """Send a request and give its connection back. Return the connection."""
     wire = await wires.wire(owner, origin)
     try:
         head = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n"

@@ -333,14 +333,14 @@ JWT = "jwt-secret-of-the-receiver"
 
 
 def bearer_of(got: Received) -> str:
-    """The one Authorization header of a request."""
+    """Return the only Authorization header of a request."""
     lines = [x for x in got.head.split("\r\n") if x.lower().startswith("authorization:")]
     assert len(lines) == 1, lines
     return lines[0].partition(": ")[2]
 
 
 def claims_of(bearer: str, key: str = JWT) -> dict[str, Any]:
-    """The claims of a Bearer that `key` signed; read here without evoflask's own code."""
+    """Return the claims of a Bearer that `key` signed, read without evoflask's own code."""
     scheme, _, token = bearer.partition(" ")
     signed, _, signature = token.rpartition(".")
     mac = hmac.digest(key.encode(), signed.encode(), "sha256")

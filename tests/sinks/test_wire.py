@@ -47,7 +47,7 @@ def _length(head: bytes) -> int:
 
 @contextlib.asynccontextmanager
 async def served(talk: Callable[[Raw], Talk]) -> AsyncIterator[tuple[Raw, Wires]]:
-    """The server, and wires to it."""
+    """Yield a server, and wires to it."""
     raw = Raw()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,7 +87,7 @@ def answering(*answers: bytes) -> Callable[[Raw], Talk]:
 async def post(
     wires: Wires, url: URL, content: bytes = b"{}", *, spare: int = 100, owner: str = "a"
 ) -> Answer:
-    """One request, and its wire given back."""
+    """Send one request, and give its wire back."""
     one = await wires.wire(owner, url.origin())
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content)
     try:

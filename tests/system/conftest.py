@@ -71,7 +71,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of 16 MB that every user may enter; needs root."""
+    """Mount a file system of 16 MB that every user may enter. Needs root."""
     folder = Path(tempfile.mkdtemp(prefix="evoflask-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:

@@ -109,8 +109,8 @@ def run(folder: Path, *, seed: int, examples: int, phases: str = "") -> Report:
             *("--config-file", str(HERE / "fuzz.toml")),
             *("run", f"http://127.0.0.1:{house.port}/openapi.json"),
             *("--header", f"apikey:{API_KEY}"),
-            # One thread: CPython 3.11 counts the depth of `ast.parse` for all threads together,
-            # and the client's coverage phase then fails in itself (SystemError).
+            # CPython 3.11 counts the depth of `ast.parse` for all threads together. With several
+            # threads the client's coverage phase raises SystemError.
             *("--mode", "all", "--workers", "1"),
             *("--seed", str(seed), "--max-examples", str(examples)),
             *("--request-timeout", "60", "--continue-on-failure", "--no-shrink"),

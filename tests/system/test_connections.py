@@ -13,9 +13,9 @@ from tests.system.conftest import MakeHouse
 from tests.system.house import Threads
 
 PRODUCERS = 100
-"""Clients at once: fewer than the web process has threads, more than it had connections."""
+"""Clients at once: fewer than the web process has threads, more than a pool's default of 64."""
 PAUSE_MS = 1_000
-"""How long Redis answers nobody, within the outbox's timeout."""
+"""Milliseconds in which Redis does not answer. Less than the outbox's timeout."""
 
 
 def test_each_thread_of_the_web_process_gets_a_connection_to_the_outbox(

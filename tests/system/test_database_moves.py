@@ -52,7 +52,7 @@ def test_an_empty_database_is_an_error_and_destroys_nothing_of_what_redis_has(
 
 
 def restart(house: House, url: str) -> None:
-    """Everything, on another database."""
+    """Restart all processes on another database."""
     for kind in ("web", "clock", "worker"):
         house.stop(kind)
     house.env["DATABASE_URL"] = url

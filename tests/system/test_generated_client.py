@@ -1,4 +1,4 @@
-"""A client that openapi-python-client makes of `/openapi.json`, against a running server."""
+"""A client that openapi-python-client makes from `/openapi.json`, against a running server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that is not ours: no event that waits pays for it, and emits go on."""
+"""Memory that others use costs no waiting event, and emits go on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEB = 300_000_000
 
 
 def looks(house: House, n: int = LOOKS) -> None:
-    """Waits until the clock looked at the memory so often."""
+    """Wait until the clock has looked at the memory more than `n` times."""
     seen: set[bytes | None] = set()
 
     def enough() -> bool:
@@ -36,7 +36,7 @@ def looks(house: House, n: int = LOOKS) -> None:
 
 
 def make_victim(house: House, receiver: Receiver) -> None:
-    """A tenant whose events wait for their retries."""
+    """Create a tenant whose events wait for their retries."""
     client = house.client()
     receiver.control(path="/victim", status=500)
     client.create("victim")
@@ -46,7 +46,7 @@ def make_victim(house: House, receiver: Receiver) -> None:
 
 
 def assert_unharmed(house: House, emitted: int = WAITING) -> None:
-    """All that waited waits, and one more is accepted."""
+    """Check that all events still wait, and that one more is accepted."""
     answer = house.client().emit("victim", data=message(emitted))
     lane = house.lane("victim")
     letters = house.query("SELECT reason, detail FROM dead_letter")
@@ -83,7 +83,7 @@ def test_foreign_keys_in_a_shared_redis_cost_no_waiting_event_and_refuse_no_emit
 
 @contextlib.contextmanager
 def unread(house: House, path: str, key: str, n: int) -> Iterator[list[socket.socket]]:
-    """Sockets that ask for something and read nothing of it."""
+    """Open `n` sockets that send a request and do not read the answer."""
     request = f"GET {path} HTTP/1.1\r\nHost: a\r\napikey: {key}\r\n\r\n".encode()
     sockets = []
     try:
@@ -122,7 +122,7 @@ def test_sockets_that_ask_for_a_large_event_and_read_nothing_cost_nobody_else_an
 
 
 def pour(house: House, name: str, size: int) -> int:
-    """Emits until an emit is refused for want of memory, or so many bytes were taken; how many."""
+    """Emit until an emit is refused, or `size` bytes were accepted. Return the accepted bytes."""
     client, taken = house.client(), 0
     while taken < size:
         events = [

@@ -14,7 +14,7 @@ from evoflask.dev.receiver import Received, Receiver
 from tests.system.house import Client, House
 
 HOLD = 0.5
-"""Seconds that the receiver takes for an answer: two that arrive closer are under way together."""
+"""Seconds until the receiver answers. Two that arrive closer together are under way together."""
 SLOW = f"/slow/{HOLD * 1000:.0f}"
 CHATS = [f"1555{n:04}@s.whatsapp.net" for n in range(20)]
 
@@ -24,7 +24,7 @@ def event(name: str, chat: str, n: int) -> dict[str, Any]:
 
 
 def point(house: House, client: Client, receiver: Receiver, **fields: object) -> None:
-    """An instance whose lane is proven, so that it may have several events under way."""
+    """Create an instance whose lane is proven, so that several events may be under way."""
     client.create("a")
     client.set_webhook("a", receiver.url(SLOW), **fields)
     client.emit("a", "CREDS_UPDATE")
@@ -43,7 +43,7 @@ def deliver(
 
 
 def side_by_side(arrived: list[Received]) -> int:
-    """The most that were under way at the receiver at one time, at least."""
+    """Return a lower bound of the events that were under way at one time."""
     times = sorted(one.at for one in arrived)
     return max(sum(at <= other < at + HOLD for other in times) for at in times)
 

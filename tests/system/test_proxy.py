@@ -22,7 +22,7 @@ PREFIX = "/evo"
 
 @contextlib.contextmanager
 def proxy(house: House, folder: Path) -> Iterator[int]:
-    """A proxy that ends TLS, cuts its prefix off, and reports both. Yields its port."""
+    """Run a proxy that ends TLS, cuts its prefix off, and reports both. Yield its port."""
     certificate, key = self_signed(folder, "localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -62,7 +62,7 @@ def proxy(house: House, folder: Path) -> Iterator[int]:
 def ask(
     port: int, method: str, path: str, body: str = "", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, str]:
-    """A request through the proxy."""
+    """Send a request through the proxy."""
     context = ssl._create_unverified_context()
     connection = http.client.HTTPSConnection("localhost", port, timeout=60, context=context)
     try:
@@ -105,7 +105,7 @@ def test_behind_a_tls_proxy_the_login_is_secure_and_every_link_leads_back(
 
 
 def test_a_client_that_pretends_to_be_a_proxy_is_not_obeyed(make_house: MakeHouse) -> None:
-    """It is on loopback, which gunicorn trusts unless told otherwise."""
+    """The client is on loopback, which gunicorn trusts by default."""
     house = make_house(workers=0, clock=False)
     body = urlencode({"key": API_KEY})
     for header in ("SCRIPT_NAME", "Script-Name", "X-Script-Name", "X-Forwarded-Prefix"):

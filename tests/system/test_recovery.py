@@ -1,4 +1,4 @@
-"""Destinations that come back: no event is given up, and nothing waits longer than it must."""
+"""Destinations that recover: no event is given up, and retries need not wait for their dates."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tests.system.conftest import MakeHouse
 from tests.system.house import House, message
 
 SCHEDULE = "600,600,600"
-"""So long that nothing here is retried by it: ten minutes, three times."""
+"""Three waits of ten minutes, so no test here sees a scheduled retry."""
 
 
 def failed_once(house: House, url: str, events: int) -> None:
-    """An instance `a` whose events each failed once, and wait for their next try."""
+    """Create an instance `a` whose events failed once each, and wait for their next try."""
     client = house.client()
     client.create("a")
     client.set_webhook("a", url)
@@ -23,13 +23,13 @@ def failed_once(house: House, url: str, events: int) -> None:
 
 
 def attempts(house: House) -> int:
-    """Lines of the delivery log, which the clock writes a moment later."""
+    """Return the number of rows of the delivery log. The clock writes them a moment later."""
     ((count,),) = house.query("SELECT COUNT(*) FROM delivery_log")
     return int(count)
 
 
 def tries(house: House) -> set[int]:
-    """How often what waits has failed by its schedule."""
+    """Return the scheduled tries of the waiting events, without repeats."""
     lane = house.lane("a").lane
     return {int(n) for n in house.raw.hvals(f"evo:{{p0}}:tries:{lane}")}
 

@@ -1,4 +1,4 @@
-"""Redis' disk full, limited and slow: what is answered, said and lost."""
+"""Redis with a full, a limited and a slow disk: answers, logs and losses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.beside, pytest.mark.timeout(300)]
 
 EMITTERS = 8
 ROOM = 100_000
-"""Bytes that are left."""
+"""Bytes left on the disk."""
 SLOW_FSYNC = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -42,7 +42,7 @@ int fdatasync(int fd) {
 
 
 class FullDisk:
-    """A file system that is filled."""
+    """Fills the file system of Redis."""
 
     words = "disk full (No space left on device)"
 
@@ -61,19 +61,19 @@ class FullDisk:
 
 
 class LimitedFile:
-    """A process that may not make its files longer: works without root."""
+    """Limits the size of Redis' files. Works without root."""
 
     words = "disk full"
 
     def __init__(self, folder: Path) -> None:
-        # Whoever lets the signal be gets an error instead.
+        # A process that ignores SIGXFSZ gets an error instead.
         binary = folder / "limited-redis"
         binary.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {find_binary()} \"$@\"\n")
         binary.chmod(0o755)
         self.server = RedisServer(folder / "redis", appendonly=True, binary=binary)
 
     def fill(self) -> None:
-        # Redis 7 keeps its log in a folder, in parts; before, it is one file.
+        # Redis 7 keeps its log in parts in a folder. Older releases have one file.
         parts = [*self.server.data.glob("appendonlydir/*.incr.aof")]
         log = parts[0] if parts else self.server.data / "appendonly.aof"
         self._limit(log.stat().st_size + ROOM)
@@ -103,13 +103,13 @@ def readyz(house: House) -> tuple[int, dict[str, Any]]:
 
 
 def outboxed(house: House) -> set[str]:
-    """Ids of all entries."""
+    """Return the ids of all entries."""
     rows = (row for key in house.raw.keys("evo:*:outbox:*") for row in house.raw.xrange(key))
     return {fields[b"id"].decode() for _, fields in rows}
 
 
 def pour(house: House, accepted: set[str], refusals: list[str], enough: int) -> None:
-    """Emits until `enough` events were refused."""
+    """Emit until `enough` events were refused."""
     client, n = house.client(), 0
     while len(refusals) < enough:
         n += 1
@@ -181,7 +181,7 @@ def test_a_disk_that_gets_room_again_ends_the_refusals_and_what_waited_is_delive
 
     disk.fill()
     pour(house, accepted, refusals, 20)
-    # The operator hears of it while Redis takes no event.
+    # The operator is notified while Redis takes no event.
     wait_for(lambda: told(), 60, "an event of the operator's")
     before = {name: len(lines) for name, lines in said(house).items()}
     pour(house, accepted, refusals, 200)
@@ -208,7 +208,7 @@ def test_a_disk_that_gets_room_again_ends_the_refusals_and_what_waited_is_delive
             f"the log of {kind}",
             0.1,
         )
-        # Whatever is asked meanwhile.
+        # The log is bounded, however many requests come.
         assert after[kind] - before[kind] <= 20, said(house)[kind]
     assert readyz(house)[1]["durability"]["state"] == "ok"
     assert house.audit()[0] == 0

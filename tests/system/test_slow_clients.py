@@ -299,7 +299,7 @@ MEGABYTES = 1_000_000
 
 
 def web_rss(house: House) -> int:
-    """Bytes of the process that answers, which is the only child of gunicorn's first."""
+    """Return the resident bytes of gunicorn's only worker process."""
     pid = house.process("web").pid
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     status = Path(f"/proc/{child}/status").read_text()
@@ -366,7 +366,7 @@ def test_a_body_that_does_not_fit_is_refused_before_it_is_sent(make_house: MakeH
 
 
 def refused(peer: Peer) -> bool:
-    """Ask to send a body. True: the answer is 503 in the contract's shape, and not 100."""
+    """Ask to send a body. Return True if the answer is 503 in the contract's shape, not 100."""
     peer.say(SLOW.replace("Host: a", "Host: a\r\nExpect: 100-continue"))
     answer = peer.hear(b"\r\n\r\n")
     if answer.startswith(b"HTTP/1.1 100 "):
@@ -547,7 +547,7 @@ def test_a_head_without_an_end_is_refused(house: House) -> None:
 
 
 def test_trailers_without_an_end_keep_nobody_waiting_and_are_refused(house: House) -> None:
-    """Without a key: where a request ends is found before its key is read."""
+    """No request has a key: its end is found before its key is read."""
     chunked = "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     lines = "".join(f"X-{n}: {'x' * 100}\r\n" for n in range(13))
     alone = healthz(house)

@@ -1,4 +1,4 @@
-"""Processes of the release before beside those of this one, on one Redis and one database."""
+"""Processes of an older release beside new ones, on one Redis and one database."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.system.test_store_faults import Producers, letters
 pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
 BEFORE = "243828bcb648"
-"""The commit that was released before this one: an upgrade begins at it."""
+"""The commit of the older release, from which an upgrade begins."""
 MORE = 150
 """Events that must be accepted in each state of an upgrade."""
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the release before, out of the history of this repository."""
+    """Return the code of the older release, from the history of this repository."""
     folder = tmp_path_factory.mktemp("before")
     git = ["git", "-C", str(ROOT)]
     shallow = subprocess.run(
@@ -45,7 +45,7 @@ def roots(before: Path, *kinds: str) -> Mapping[str, Path]:
 
 
 def check(house: House, producers: Producers, receiver: Receiver) -> None:
-    """Everything accepted arrived, in order, and the books balance."""
+    """Check that every accepted event arrived in order, and that the books balance."""
     house.wait_quiet(60)
     received = receiver.received()
     assert producers.ledger.missing(received) == []

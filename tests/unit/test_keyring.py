@@ -1,4 +1,4 @@
-"""The operator's keys by name, and who must wait for having brought wrong ones."""
+"""The operator's keys by name, and the limit for wrong keys."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_after_too_many_wrong_keys_more_wait_until_the_first_is_a_minute_ago() -
 
 
 def test_a_right_key_passes_from_an_address_over_its_limit() -> None:
-    """A key that was right before costs no query; one that this process has not seen costs one."""
+    """A key that was right before costs no query. A key that is new to the process costs one."""
     asked: list[str] = []
 
     def look_up(digests: Collection[str]) -> set[str]:

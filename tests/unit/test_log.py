@@ -85,70 +85,76 @@ def test_a_known_secret_is_hidden_wherever_it_stands() -> None:
     assert "the-global-key" not in line("caller said %s", "the-global-key", got="the-global-key")
 
 
-def test_a_failure_that_repeats_is_told_once_and_again_when_it_changes(
-    caplog: pytest.LogCaptureFixture,
+class Clock:
+    """The logger's monotonic clock, in seconds. Tests move it by hand."""
+
+    now = 100.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("evoflask.log.time.monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+def repeats(caplog: pytest.LogCaptureFixture) -> Repeats:
+    """Return a `Repeats` whose lines `caplog` keeps."""
+    caplog.set_level(logging.INFO, "evoflask.test")
+    return Repeats(logging.getLogger("evoflask.test"), every=60)
+
+
+def test_a_failure_that_repeats_is_logged_once_and_again_when_it_changes(
+    caplog: pytest.LogCaptureFixture, repeats: Repeats
 ) -> None:
-    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
+    for text in ("a", "a", "b", "b"):
+        repeats.tell("failed", OSError(text))
+    repeats.over("works")
+    repeats.over("works")
 
-    with caplog.at_level(logging.INFO, "evoflask.test"):
-        for text in ("a", "a", "b", "b"):
-            repeats.tell("failed", OSError(text))
-        repeats.over("works")
-        repeats.over("works")
-
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ["failed: OSError: a", "failed: OSError: b", "works"]
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["failed: OSError: a", "failed: OSError: b", "works"]
 
 
-def test_failures_that_take_turns_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
-    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
-
-    with caplog.at_level(logging.INFO, "evoflask.test"):
-        for _ in range(100):
-            repeats.tell("taking failed", OSError("a"))
-            repeats.tell("settling failed", OSError("b"))
+def test_failures_that_take_turns_are_logged_once_each(
+    caplog: pytest.LogCaptureFixture, repeats: Repeats
+) -> None:
+    for _ in range(100):
+        repeats.tell("taking failed", OSError("a"))
+        repeats.tell("settling failed", OSError("b"))
 
     assert len(caplog.records) == 2
 
 
 def test_a_failure_that_comes_and_goes_writes_a_bounded_number_of_lines(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, clock: Clock, repeats: Repeats
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr("evoflask.log.time.monotonic", lambda: now)
-    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
-
-    with caplog.at_level(logging.INFO, "evoflask.test"):
-        for _ in range(1000):
-            repeats.tell("failed", OSError("a"))
-            repeats.over("works")
-        written = len(caplog.records)
-        now += 61
+    for _ in range(1000):
         repeats.tell("failed", OSError("a"))
+        repeats.over("works")
+    written = len(caplog.records)
+    clock.now += 61
+    repeats.tell("failed", OSError("a"))
 
     assert written <= LINES
     assert vars(caplog.records[-1])["repeated"] > 900
 
 
 def test_a_failure_that_lasts_is_logged_once_a_minute_with_its_count(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, clock: Clock, repeats: Repeats
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr("evoflask.log.time.monotonic", lambda: now)
-    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
-
-    with caplog.at_level(logging.INFO, "evoflask.test"):
-        for _ in range(180):
-            repeats.tell("failed", OSError("a"))
-            now += 1
+    for _ in range(180):
+        repeats.tell("failed", OSError("a"))
+        clock.now += 1
 
     counts = [vars(record).get("repeated", 0) for record in caplog.records]
     assert counts == [0, 59, 59]
 
 
-def test_errors_that_differ_each_time_are_bounded_too(caplog: pytest.LogCaptureFixture) -> None:
-    repeats = Repeats(logging.getLogger("evoflask.test"), every=60)
-
+def test_errors_that_differ_each_time_are_bounded_too(
+    caplog: pytest.LogCaptureFixture, repeats: Repeats
+) -> None:
     for n in range(1000):
         repeats.tell("failed", OSError(f"job {n}"))
 
@@ -197,16 +203,14 @@ def test_secrets_are_hidden_in_json_too() -> None:
 
 
 def test_a_flood_of_lines_is_bounded_and_what_was_left_out_is_counted(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr("evoflask.log.time.monotonic", lambda: now)
     lines = Bounded(logging.getLogger("evoflask.test"), logging.INFO, "dead", most=3)
 
     with caplog.at_level(logging.INFO, "evoflask.test"):
         for n in range(10):
             lines.tell(lambda n=n: {"event_id": n})  # type: ignore[misc]
-        now += 1
+        clock.now += 1
         lines.tell(lambda: {"event_id": 10})
 
     assert [vars(record)["event_id"] for record in caplog.records] == [0, 1, 2, 10]

@@ -1,4 +1,4 @@
-"""Rows of the release before keep what their `orderBy` did."""
+"""The migration of `orderBy`: rows of an older release keep their order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = (
 
 @pytest.fixture
 def old(empty_url: str) -> Iterator[None]:
-    """A database of the release before, with a subscription of each kind."""
+    """Make a database of an older release, with a subscription of each kind."""
     db.connect(Url(empty_url))
     Runner(db.database.obj, str(db.MIGRATIONS)).up(BEFORE)
     db.database.execute_sql(
@@ -38,7 +38,7 @@ def old(empty_url: str) -> Iterator[None]:
 
 
 def insert(name: str, path: str | None) -> None:
-    """As the release before does."""
+    """Write a row as an older release does."""
     mark = db.database.param
     sql = (
         f"INSERT INTO subscription ({COLUMNS}) VALUES (1, {mark}, 'webhook', {mark}, {mark},"

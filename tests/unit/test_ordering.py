@@ -21,7 +21,7 @@ from evoflask.ordering import CONVERSATION
 CHAT = "15550123@s.whatsapp.net"
 KEY = f'"{CHAT}"'.encode()
 HALF, WHOLE = b"\\ud83d", b"\\ud83d\\ude00"
-"""Of an emoji, escaped."""
+"""Half of an emoji, as an escape."""
 LID = "90012345@lid"
 OTHER_LID = "90099999@lid"
 GROUP = "120363000000000000@g.us"
@@ -212,7 +212,7 @@ def test_a_huge_jid_and_a_huge_message_are_read_in_the_time_of_a_look() -> None:
 
 
 def _looked(body: bytes) -> float:
-    """Seconds of CPU that Python's own parser takes, at least a hundredth."""
+    """Return the seconds of CPU that Python's own parser takes, at least 0.01."""
     began = time.process_time()
     json.loads(body)
     return max(0.01, time.process_time() - began)

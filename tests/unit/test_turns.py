@@ -1,4 +1,4 @@
-"""Which request gets the next thread, and how many bytes are held."""
+"""Turns for threads, and the account of bytes."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_a_bad_emit_is_a_clear_4xx_and_changes_nothing(
 ) -> None:
     before = dump()
 
-    # By json, which writes half of a surrogate pair; the client's own encoder does not.
+    # Only json writes half of a surrogate pair; the client's own encoder does not.
     body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
     headers = GLOBAL | case.headers
     answer = client.open(

@@ -241,7 +241,7 @@ def test_a_batch_of_nothing_but_other_content_is_400_with_results(
 def test_an_id_that_the_release_before_stored_counts_as_repeated_whatever_comes(
     call: Request, instance: str, entries: Entries, redis_client: redis.Redis
 ) -> None:
-    """It stored the date alone, in whole milliseconds."""
+    """An older release stored the date alone, in whole milliseconds."""
     call("POST", EMIT, {**CALL, "id": "mine"})
     (seen,) = redis_client.keys("evo:*:seen:*")
     redis_client.zadd(seen, {"mine": int(redis_client.zscore(seen, "mine") or 0)})
@@ -256,7 +256,7 @@ def test_an_id_that_the_release_before_stored_counts_as_repeated_whatever_comes(
 def test_an_event_that_nobody_wanted_takes_no_id(
     call: Request, instance: str, entries: Entries
 ) -> None:
-    """Nothing of it was kept, so its id repeats nothing."""
+    """An unwanted event is not kept, so its id repeats nothing."""
     unwanted = call("POST", EMIT, {**CALL, "event": "QRCODE_UPDATED", "id": "mine"})
 
     wanted = call("POST", EMIT, {**CALL, "id": "mine"})

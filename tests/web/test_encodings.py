@@ -1,4 +1,4 @@
-"""Bodies that are packed, or begin with a byte order mark: on every route that takes JSON."""
+"""Packed bodies, and bodies with a byte order mark, on every route that takes JSON."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_stream_that_turns_bad_keeps_what_came_before_and_says_where_it_ended(
 
 
 def test_a_bomb_ends_at_the_first_piece_beyond_the_limit() -> None:
-    """4 GB of zeros in 4 MB: neither their time nor their memory is spent."""
+    """4 GB of zeros in 4 MB cost neither time nor memory."""
     bomb = gzip.compress(gzip.compress(b"\0" * 10_000_000) * 400)
     read = 0
 

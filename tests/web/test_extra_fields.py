@@ -1,4 +1,4 @@
-"""Fields that no sink takes: misspelt ones are refused, those of clients are ignored aloud."""
+"""Fields that no sink takes: misspelt ones are refused, others ignored with a warning."""
 
 from __future__ import annotations
 

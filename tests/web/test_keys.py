@@ -58,7 +58,7 @@ def several(settings: Callable[..., Settings], application: Flask) -> Iterator[F
 
 @contextmanager
 def watching(queries: list[str]) -> Iterator[None]:
-    """Notes the statements that peewee sends to the database."""
+    """Record the statements that peewee sends to the database."""
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -210,7 +210,7 @@ def test_after_too_many_wrong_keys_an_address_is_429_and_known_keys_go_on(
 def test_a_right_token_passes_in_a_process_that_never_saw_it_after_sixty_wrong_ones(
     settings: Callable[..., Settings], application: Flask
 ) -> None:
-    """Two applications have the state of two web processes; all requests are from one address."""
+    """Two applications stand for two web processes. All requests are from one address."""
     first = application.test_client()
     second = composition.create_app(settings(auth_failures_per_minute=30)).test_client()
     for name in ("b", "c"):

@@ -1,4 +1,4 @@
-"""Order keys from the request to the lane: what `orderBy` says, stores and does."""
+"""Order keys from the request to the lane: reading, storing and using `orderBy`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def emit(call: Request, name: str, data: Any) -> None:
 
 
 def keys(outbox: Outbox) -> list[str]:
-    """The keys of all that waits, in order of acceptance."""
+    """Return the keys of all waiting events, in order of acceptance."""
     lanes = list(outbox.redis.scan_iter("*:waiting:*"))
     return [key_of(m.decode()) for lane in lanes for m in outbox.redis.zrange(lane, 0, -1)]
 
@@ -38,7 +38,7 @@ def change(call: Request, **fields: Any) -> Any:
 
 
 def store_as_the_release_before(order_by: str | None, concurrency: int = 8) -> None:
-    """A row as that release writes it, which knows no `order_rule`."""
+    """Write a row as an older release does, without `order_rule`."""
     with db.writing():
         change = {"order_by": order_by, "concurrency": concurrency}
         Subscription.update(**change).execute()

@@ -1,4 +1,4 @@
-"""Sentences that name the way out: routes, methods, /ws by plain HTTP, addresses, the key."""
+"""Refusals that say what to do: routes, methods, /ws by plain HTTP, addresses, the key."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Halves of surrogate pairs, which `JSON.stringify` writes for half an emoji: in `data` they stay
-what they are, and one bad element never takes the others of its array along."""
+"""Halves of surrogate pairs, which `JSON.stringify` writes for half an emoji.
+
+In `data` they stay as they are. One bad element never affects the others of its array.
+"""
 
 from __future__ import annotations
 
