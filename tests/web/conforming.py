@@ -19,14 +19,14 @@ _made: dict[str, Any] = {}
 
 
 def the_document(app: Flask) -> dict[str, Any]:
-    """The same for every application; made from the first one, before a test adds to it."""
+    """Return the document that all applications share. Make it from the first one."""
     if not _made:
         _made.update(closed(document.build(app)))
     return _made
 
 
 def closed(made: Any) -> Any:
-    """Objects with nothing beyond what is documented: clients pass over more, tests do not."""
+    """Return the document without undocumented fields: clients ignore them, tests do not."""
     if isinstance(made, list):
         return [closed(each) for each in made]
     if not isinstance(made, dict):
@@ -50,7 +50,7 @@ def _validator(path: str, method: str, status: str, mimetype: str) -> Any:
 
 
 class Conforming(FlaskClient):
-    """Fails where an answer is not documented, or is another than is."""
+    """A client that fails if an answer is not documented, or differs from its description."""
 
     def __init__(self, application: Flask, *args: Any, **more: Any) -> None:
         super().__init__(application, *args, **more)

@@ -18,7 +18,7 @@ from evoflask.delivery.operator import Operator
 from evoflask.outbox import Outbox
 from evoflask.settings import Settings
 from tests.conftest import API_KEY
-from tests.web.conforming import Conforming
+from tests.web.conforming import Conforming, the_document
 
 Request = Callable[..., TestResponse]
 Dump = Callable[[], object]
@@ -28,9 +28,10 @@ GLOBAL = {"apikey": API_KEY}
 
 @pytest.fixture
 def application(settings: Callable[..., Settings]) -> Iterator[Flask]:
-    """Put together as gunicorn would, its tables made."""
+    """Compose the application as gunicorn does, and make its tables."""
     made = composition.create_app(settings())
     made.test_client_class = Conforming
+    the_document(made)  # before a test adds a view without a description
     db.upgrade()
     yield made
     db.close()

@@ -112,7 +112,7 @@ CASES = [
     packed("brotli", "br", b"{}", "Send the body as it is, or as gzip or deflate.", 415),
     packed("an unknown one beside gzip", "gzip, zstd", b"{}", "'zstd' is not supported", 415),
     packed("three", "gzip, gzip, gzip", b"{}", "more than 2 codings", 415),
-    packed("no gzip", "gzip", b'{"event": "CALL", "data": 1}', "is no gzip stream"),
+    packed("no gzip", "gzip", b'{"event": "CALL", "data": 1}', "is not a gzip stream"),
     packed("nothing", "gzip", b"", "ended too early"),
     packed("half a gzip head", "gzip", b"\x1f", "ended too early"),
     packed("a cut gzip stream", "gzip", GZIP[:-5], "ended too early"),
