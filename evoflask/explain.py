@@ -1,8 +1,8 @@
 """What became of an event: for each subscription whether it was routed there, and what then.
 
-Nobody writes this down as such. The outbox says where the event was routed and what is still
-under way, letters say what was given up, the delivery log what was tried; what none of them
-says any more is said not to be known.
+The answer is put together. The outbox says where the event was routed and what is still under
+way. Letters say what was given up, the delivery log says what was tried. An event that no
+subscription got is kept with the reasons. What none of them says is `unknown`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from evoflask import attempts, configuration, deadletters, lanes, retained, routing
+from evoflask import attempts, configuration, deadletters, lanes, retained, routing, unwanted
 from evoflask.configuration import State
 from evoflask.errors import NotFound
 from evoflask.formats import utc
@@ -23,6 +23,7 @@ from evoflask.outbox.members import entry_of
 from evoflask.outbox.verbs import Fate
 from evoflask.retained import Kept
 from evoflask.routing import Why
+from evoflask.unwanted import Reason, Unwanted
 
 SHOWN = 20
 """Attempts of a subscription that are shown, the last ones."""
@@ -72,6 +73,8 @@ class Explained:
     body: bytes | None
     """In the standard format; None: nothing has it any more."""
     told: Sequence[Told]
+    why: str | None = None
+    """Why no subscription got it; None: one did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,10 @@ def explain(
     kept = retained.find(outbox, instance.partition, instance.outbox, event_id, hints)
     known = _Known(state, kept, letters, tried)
     if not (kept or letters or tried):
-        raise _unknown(outbox, state, event_id)
+        missed = unwanted.find(outbox, instance.partition, instance.outbox, event_id)
+        if missed is None:
+            raise _unknown(outbox, state, event_id)
+        return _explain_unwanted(state, event_id, missed)
     return Explained(
         id=event_id,
         event=_event(known),
@@ -249,13 +255,17 @@ def _why(kept: Kept, row: Subscription) -> str:
     changed = row.updated_at > kept.at
     if verdict is Why.ROUTED:
         return "The subscription did not want it then; it was changed since."
-    words = {
+    words = _words(verdict, event, row.sink)
+    return f"{words}, as it is configured now; it was changed since." if changed else f"{words}."
+
+
+def _words(why: Why, event: str, sink: str) -> str:
+    return {
         Why.DISABLED: "The subscription is disabled",
         Why.EVENTS: f"The subscription does not list {event}",
-        Why.INTEGRATION: f"The emit's `integration` does not name {row.sink}",
+        Why.INTEGRATION: f"The emit's `integration` does not name {sink}",
         Why.LOCAL: "The emit said `local: false`",
-    }[verdict]
-    return f"{words}, as it is configured now; it was changed since." if changed else f"{words}."
+    }[why]
 
 
 def _deleted(known: _Known, lanes_: Iterable[str]) -> list[Told]:
@@ -277,6 +287,44 @@ def _deleted(known: _Known, lanes_: Iterable[str]) -> list[Told]:
     return found
 
 
+# -- no subscription got it -----------------------------------------------------------------
+
+
+def _explain_unwanted(state: State, event_id: str, missed: Unwanted) -> Explained:
+    """With the reasons of the moment of the emit, which are kept."""
+    rows = {row.lane: row for row in state.subscriptions}
+    found = [_missed(missed, reason, rows.get(lane)) for lane, reason in missed.reasons.items()]
+    for lane, row in rows.items():
+        if lane not in missed.reasons:
+            later = row.created_at > missed.at
+            why = (
+                "The subscription was made after the event." if later else "Its reason is not kept."
+            )
+            found.append(Told(row.name, row.sink, lane, "skipped", why))
+    wanted = "No subscription wanted the event." if missed.reasons else _NO_SUBSCRIPTION
+    return Explained(
+        id=event_id,
+        event=missed.event,
+        instance=state.instance.name,
+        at=missed.at,
+        body=None,
+        told=found,
+        why=wanted,
+    )
+
+
+_NO_SUBSCRIPTION = "The instance had no subscription when the event was accepted."
+
+
+def _missed(missed: Unwanted, reason: Reason, row: Subscription | None) -> Told:
+    words = _words(reason.why, missed.event, reason.sink)
+    if row is None:
+        words += "; it was deleted since"
+    elif row.updated_at > missed.at:
+        words += ", as it was configured then; it was changed since"
+    return Told(row.name if row else reason.name, reason.sink, reason.lane, "skipped", f"{words}.")
+
+
 # -- what nobody knows ----------------------------------------------------------------------
 
 
@@ -293,6 +341,6 @@ def _unknown(outbox: Outbox, state: State, event_id: str) -> NotFound:
     kept = f"begins at {utc(oldest)}" if oldest else "is empty"
     return NotFound(
         f'The "{instance.name}" instance has no event "{event_id}" any more',
-        "It was never accepted, no subscription wanted it, or it is forgotten.",
+        "It was never accepted, or it is forgotten.",
         f"{forgotten}; the delivery log {kept}.",
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from evoflask import bell, configuration, envelope, routing, traces
+from evoflask import bell, configuration, envelope, routing, traces, unwanted
 from evoflask.configuration import Configuration, State
 from evoflask.envelope import Event
 from evoflask.errors import Conflict, NotFound, OutboxFull, TooFast, Unauthorized, Unavailable
@@ -321,8 +321,9 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-_Way = tuple[tuple[Rule, ...], bool, tuple[str, ...]]
-"""Where events of a kind go: rules with a lane, whether to websockets, the names of all."""
+_Way = tuple[tuple[Rule, ...], bool, tuple[str, ...], bytes]
+"""Where events of a kind go: rules with a lane, whether to websockets, the names of all; where
+there are none, why."""
 
 
 def _plan(
@@ -334,11 +335,13 @@ def _plan(
     if way is None:
         rules = tuple(routing.wanted(route, event.name, event.integration, event.local))
         lanes = tuple(rule for rule in rules if rule.sink != "websocket")
-        way = ways[kind] = lanes, len(lanes) < len(rules), tuple(rule.name for rule in rules)
-    lanes, ws, names = way
+        why = b"" if rules else unwanted.pack(route, event)
+        names = tuple(rule.name for rule in rules)
+        way = ways[kind] = lanes, len(lanes) < len(rules), names, why
+    lanes, ws, names, why = way
     to = _lanes(event, lanes)
     print_ = envelope.fingerprint(event) if event.given else b""
-    entry = NewEntry(event.id, event.given, event.name, event.meta, event.data, to, ws, print_)
+    entry = NewEntry(event.id, event.given, event.name, event.meta, event.data, to, ws, print_, why)
     return entry, names
 
 

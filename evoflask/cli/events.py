@@ -100,6 +100,8 @@ def explain(instance: str, event_id: str, as_json: bool) -> None:
         click.echo(json.dumps([told(each) for each in found.told], indent=2))
         return
     click.echo(f"{found.event} {found.id}, accepted at {iso(found.at)}.")
+    if found.why:
+        click.echo(found.why)
     table(
         ("subscription", "sink", "state", "tries", "behind", "next try", "letter", "why"),
         (

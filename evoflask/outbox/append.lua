@@ -8,6 +8,7 @@
 --   stored, storing       bytes of the outbox, of all
 --   awake:<sink>, rung:<sink>  strings                  wake:<sink>      channel
 --   feed, fed     stream, string  + one line, where websockets get something of this call
+--   unwanted:<i>  stream  + events that no subscription gets
 --
 -- Atomic because 202 means that the entry is on the outbox AND on every lane it was routed
 -- to AND in the books, by the configuration that holds at this moment. The feed's line is of
@@ -18,7 +19,8 @@
 --       entries a lane, bytes a lane, the instance's name, lines of the feed,
 --       events a second (0: any number), how many may come at once,
 --       then for each event: id, given (1|0), event, meta, data, size, to, websockets (1|0),
---       fingerprint of event name and data, if the id was given
+--       fingerprint of event name and data, if the id was given,
+--       why no subscription gets it, if none does
 --
 -- Answers {'ok', positions of repeats, sinks to ring, positions of conflicts}, or a refusal.
 
@@ -26,7 +28,7 @@ local i, revision, epoch, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local bytes, inline = tonumber(ARGV[5]), tonumber(ARGV[6])
 local seen_ms, seen_ids = tonumber(ARGV[7]), tonumber(ARGV[8])
 local rate, burst = tonumber(ARGV[17]), tonumber(ARGV[18])
-local HEAD, STEP = 18, 9
+local HEAD, STEP = 18, 10
 
 local c = call('HMGET', P .. 'config:' .. i, 'revision', 'epoch', 'gone', 'ws', 'paid')
 if not c[1] or c[3] then return { 'unknown' } end
@@ -106,8 +108,12 @@ end
 
 local duplicates, conflicts, kept, accepted, added = {}, {}, 0, 0, 0
 local numbered, told, first, last = tonumber(c[4] or 0), 0, nil, nil
+-- Unwanted events are kept to be explained: where memory is known to be short, they are not, and
+-- the clock forgets all of them.
+local age, recorded = tonumber(ARGV[10]), 0
+local records = not short and age > 0 and tonumber(ARGV[9]) > 0
 for a = HEAD + 1, #ARGV, STEP do
-  local id, given, event, meta, data, size, to, ws, mark = unpack(ARGV, a, a + 8)
+  local id, given, event, meta, data, size, to, ws, mark, why = unpack(ARGV, a, a + 9)
   local known = given == '1' and print_of(id)
   if known then
     local list = (known == '' or known == mark) and duplicates or conflicts
@@ -132,7 +138,7 @@ for a = HEAD + 1, #ARGV, STEP do
         'at', NOW, 'size', size, 'meta', meta, 'mode', mode, 'ws', number, 'w', weight,
         'data', data)
     end
-    if kept == 0 then call('ZADD', P .. 'aging', 'NX', NOW + tonumber(ARGV[10]), i) end
+    if kept == 0 then call('ZADD', P .. 'aging', 'NX', NOW + age, i) end
     kept = kept + 1
     if ws == '1' then
       first, last = first or entry, entry
@@ -151,6 +157,11 @@ for a = HEAD + 1, #ARGV, STEP do
     accepted = accepted + 1
   else
     unwanted = unwanted + 1
+    if records then
+      if recorded == 0 then call('ZADD', P .. 'aging', 'NX', NOW + age, i) end
+      recorded = recorded + 1
+      added = added + keep_unwanted(i, id, event, why)
+    end
   end
 end
 if accepted > 0 then call('HINCRBY', P .. 'totals', 'accepted', accepted) end
@@ -196,11 +207,18 @@ if told > 0 then
   call('XADD', P .. 'feed', 'MAXLEN', '~', ARGV[16], '*', 'n', call('INCR', P .. 'fed'), 'i', i,
     'name', ARGV[15], 'first', first, 'last', last, 'count', told, 'size', bytes)
 end
-if kept > 0 then
-  local over = call('HINCRBY', P .. 'config:' .. i, 'kept', kept) - tonumber(ARGV[9])
+if kept + recorded > 0 then
+  local retain, over = tonumber(ARGV[9]), false
+  if kept > 0 then over = call('HINCRBY', P .. 'config:' .. i, 'kept', kept) > retain end
+  if recorded > 0 then
+    local key = P .. 'unwanted:' .. i
+    call('PEXPIRE', key, age + UNWANTED_MS)
+    over = over or call('XLEN', key) > math.min(retain, UNWANTED) + UNWANTED_MORE
+  end
   local ages = tonumber(call('ZSCORE', P .. 'aging', i) or NOW + 1)
-  if over > 0 or ages <= NOW then
-    trim(i, tonumber(ARGV[9]), tonumber(ARGV[10]), math.min(kept + 8, 128), added)
+  if over or ages <= NOW then
+    local n = recorded > 0 and UNWANTED_MORE or 0
+    trim(i, retain, age, math.min(math.max(kept, recorded) + n + 8, 128), added)
   else
     store(i, added)
   end

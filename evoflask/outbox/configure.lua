@@ -5,7 +5,7 @@
 --   gone:<s>:waiting|dying  keys, sweep  set                due, alone, oldest, weight, graves
 --   failing  zset, buried  hash  - a destroyed lane        wake:<sink>  channel
 --   feed, fed   stream, string  + one line where an instance that was known changes
---   seen:<i>, prints:<i>  zset, hash  - with the instance
+--   seen:<i>, prints:<i>, unwanted:<i>  zset, hash, stream  - with the instance
 --
 -- Atomic because a lane is there for append and take, or not, and because the count that a
 -- delete answers is the count of what it took away. The whole state, applied again at the
@@ -72,7 +72,7 @@ if deleted then
   call('PEXPIRE', config, ARGV[5])
   call('SADD', P .. 'sweep', i .. ' outbox')
   call('ZREM', P .. 'aging', i)
-  call('UNLINK', P .. 'seen:' .. i, P .. 'prints:' .. i)
+  call('UNLINK', P .. 'seen:' .. i, P .. 'prints:' .. i, P .. 'unwanted:' .. i)
   return out
 end
 call('HDEL', config, 'gone')

@@ -12,6 +12,9 @@ from evoflask.outbox import keys
 from evoflask.outbox.client import Outbox
 from evoflask.outbox.members import at_of, entry_of, size_of
 
+UNWANTED_PAGE = 200
+"""Unwanted events that are read at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dying:
@@ -56,6 +59,26 @@ def accepted(outbox: Outbox, partition: int, i: str, event_id: str) -> float | N
     """When a caller's own id was accepted, Unix seconds; None: no repeat of it would be told."""
     found: Any = outbox.ask(lambda r: r.zscore(keys.of(partition, f"seen:{i}"), event_id))
     return None if found is None else float(found) / 1000
+
+
+def unwanted(
+    outbox: Outbox, partition: int, i: str, event_id: str
+) -> tuple[float, dict[bytes, bytes]] | None:
+    """Return when the newest unwanted event with that id was accepted, Unix seconds, and its
+    fields `event` and `why`; None: none is kept."""
+    key, wanted, until = keys.unwanted(partition, i), event_id.encode(), "+"
+
+    def fetch(r: Any) -> Any:
+        return r.xrevrange(key, until, count=UNWANTED_PAGE)
+
+    while True:
+        page = outbox.ask(fetch)
+        for entry, fields in page:
+            if fields[b"id"] == wanted:
+                return int(entry.partition(b"-")[0]) / 1000, fields
+        if len(page) < UNWANTED_PAGE:
+            return None
+        until = f"({page[-1][0].decode()}"
 
 
 def _bounded(members: list[str], size: int) -> list[str]:

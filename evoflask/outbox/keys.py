@@ -7,6 +7,7 @@ are milliseconds of Redis' clock, as stream ids are.
     key                        type     holds
     evo:{pN}:outbox:<i>        stream   entries: id, event, to, at, size, meta, mode, ws, w, data
     evo:{pN}:body:<i>:<entry>  string   data above INLINE_BODY_BYTES; goes with its entry
+    evo:{pN}:unwanted:<i>      stream   events that no subscription got: id, event, why (expires)
     evo:{pN}:config:<i>        hash     revision, epoch, lanes, edge, kept, ws, paid, or gone
     evo:{pN}:seen:<i>          zset     caller-given ids by when they were accepted; half a
                                         millisecond is added where prints has the id (expires)
@@ -24,10 +25,12 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:oldest:<sink>     zset     lanes by the age of their oldest entry
     evo:{pN}:weight            zset     lanes by bytes waiting
     evo:{pN}:weighing          string   the sum of weight
-    evo:{pN}:stored            zset     instances by bytes of the entries on their outbox
+    evo:{pN}:stored            zset     instances by bytes of the entries on their outbox and of
+                                        their unwanted events
     evo:{pN}:storing           string   the sum of stored
     evo:{pN}:over              set      lanes beyond a limit of entries or bytes
-    evo:{pN}:aging             zset     instances by when their oldest retained entry leaves
+    evo:{pN}:aging             zset     instances by when their oldest retained entry leaves, or
+                                        their oldest unwanted event
     evo:{pN}:gone:<s>:waiting  zset     a destroyed lane, until it is swept
     evo:{pN}:gone:<s>:dying    hash     the same
     evo:{pN}:gone:<s>:<n>:waiting  zset   a backlog that was purged, until it is swept
@@ -70,6 +73,10 @@ def outbox(partition: int, i: str) -> str:
 
 def body(partition: int, i: str, entry: str) -> str:
     return f"{prefix(partition)}body:{i}:{entry}"
+
+
+def unwanted(partition: int, i: str) -> str:
+    return f"{prefix(partition)}unwanted:{i}"
 
 
 def of(partition: int, name: str) -> str:

@@ -19,6 +19,9 @@ local QUARANTINE = 3 -- holds lost in a row, after which a lane runs alone
 local FLOOR, FLOOR_MS = 8, 2000
 -- About the bytes that Redis adds to an entry's own, and the bytes for each lane that has it.
 local ENTRY_BYTES, MEMBER_BYTES = 64, 160
+-- Unwanted events that are kept of an instance, how many more until append forgets the oldest, and
+-- how much longer than for the retention their key lasts where no clock forgets them.
+local UNWANTED, UNWANTED_MORE, UNWANTED_MS = 1000, 64, 60000
 -- A smaller lane does not give way and is not refused, unless there are very many lanes.
 local LANE_BYTES = 65536
 
@@ -78,6 +81,7 @@ end
 
 -- The outbox is empty: correct what older releases took off without counting.
 local function store_nothing(i)
+  if call('EXISTS', P .. 'unwanted:' .. i) == 1 then return end
   store(i, -tonumber(call('ZSCORE', P .. 'stored', i) or 0))
 end
 
@@ -204,14 +208,46 @@ local function release(i, members, edge)
   store(i, -freed)
 end
 
+-- Keep that no subscription wanted an event, and why. Answers the bytes, which are not counted yet.
+local function keep_unwanted(i, id, event, why)
+  call('XADD', P .. 'unwanted:' .. i, '*', 'id', id, 'event', event, 'why', why)
+  return #id + #event + #why + ENTRY_BYTES
+end
+
+-- Forget at most `n` unwanted events: those older than `age`, and the oldest beyond `most`.
+-- Answers the bytes that the caller takes off by `store`, and the date of the oldest that is left.
+local function forget_unwanted(i, most, age, n)
+  local key = P .. 'unwanted:' .. i
+  local count = call('XLEN', key)
+  if count == 0 then return 0, nil end
+  local beyond = count - math.min(most, UNWANTED)
+  local gone, freed, left = {}, 0, nil
+  for r, row in ipairs(call('XRANGE', key, '-', '+', 'COUNT', n + 1)) do
+    local ms = tonumber(string.match(row[1], '^%d+'))
+    if r > n or (r > beyond and ms > NOW - age) then
+      left = ms
+      break
+    end
+    gone[r] = row[1]
+    freed = freed + #row[2][2] + #row[2][4] + #row[2][6] + ENTRY_BYTES
+  end
+  if gone[1] then call('XDEL', key, unpack(gone)) end
+  if gone[1] and not left then call('UNLINK', key) end
+  return freed, left
+end
+
 -- Move the edge of retention over at most `n` entries, each deleted unless a lane has it.
--- `ws` counts what websockets got of this instance, where it has any.
+-- `ws` counts what websockets got of this instance, where it has any. Unwanted events go by the
+-- same limits.
 -- `added`: bytes put on the outbox that are not counted yet.
 -- Answers how many it moved over, and whether more are past retention.
 local function trim(i, retain, age, n, added)
   local config = P .. 'config:' .. i
   local c = call('HMGET', config, 'edge', 'kept', 'ws')
   local edge, kept = c[1] or '0-0', tonumber(c[2] or 0)
+  local unwanted, fades = forget_unwanted(i, retain, age, n)
+  fades = fades and fades + age
+  local late = fades and fades <= NOW
   if c[3] then retain, age = math.max(retain, FLOOR), math.max(age, FLOOR_MS) end
   local rows = call('XRANGE', P .. 'outbox:' .. i, '(' .. edge, '+', 'COUNT', n + 1)
   local moved, freed = 0, 0
@@ -227,15 +263,16 @@ local function trim(i, retain, age, n, added)
       freed = freed + erase(i, row[1], row[2])
     end
   end
-  store(i, added - freed)
+  store(i, added - freed - unwanted)
   if moved > 0 then call('HSET', config, 'edge', edge, 'kept', kept) end
-  if nxt then
-    call('ZADD', P .. 'aging', nxt + age, i)
+  local leaves = nxt and nxt + age
+  if leaves or fades then
+    call('ZADD', P .. 'aging', math.min(leaves or fades, fades or leaves), i)
   else
     call('ZREM', P .. 'aging', i)
     if call('XLEN', P .. 'outbox:' .. i) == 0 then store_nothing(i) end
   end
-  return moved, nxt ~= nil and moved == n
+  return moved, late or (nxt ~= nil and moved == n)
 end
 
 -- Answers the date and the cause of a retry that came forward: `probe`, `change` or `recovery`. A

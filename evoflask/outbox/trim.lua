@@ -1,6 +1,7 @@
 -- trim: move the edge of an instance's retention by a bounded number of entries.
 --
 --   config:<i>  hash  edge, kept      outbox:<i>  stream  - entries      body:<i>:<e>  string
+--   unwanted:<i>  stream  - events
 --   waiting:<s>, dying:<s>  read      aging  zset  the next date     stored, storing  bytes
 --
 -- Atomic because an entry must not be given to nobody and deleted while a lane has it.

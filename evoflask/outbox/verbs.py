@@ -81,6 +81,8 @@ class NewEntry:
     """A websocket subscription wants it: it is kept for sockets though no lane may want it."""
     print: bytes = b""
     """Fingerprint of event name and data, where the id is the caller's."""
+    why: bytes = b""
+    """Why no subscription gets it, as `unwanted.pack` writes it; empty where one does."""
 
     @property
     def size(self) -> int:
@@ -181,7 +183,7 @@ def append(
     for e in entries:
         to = " ".join(f"{lane}:{key}" for lane, key in e.to)
         args += (e.id, "1" if e.given else "0", e.event, e.meta, e.data, e.size, to, int(e.ws))
-        args.append(e.print)
+        args += (e.print, e.why)
     return _call("append", partition, args, _read_append)
 
 

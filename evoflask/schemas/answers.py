@@ -568,6 +568,9 @@ class Event(Answer):
     sender = _text(allow_none=True)
     id = _text()
     retained = _flag(metadata={"description": "Its body is still on the outbox."})
+    why = _text(
+        allow_none=True, metadata={"description": "Why no subscription got it; null: one did."}
+    )
     subscriptions = _many(Told)
 
 

@@ -106,18 +106,21 @@ def _or_wrong_method(view: View) -> View:
 @instance_key
 @described(answers.Event)
 def get(instance: str, event_id: str) -> ResponseReturnValue:
-    """200 and the event in the standard format (`data` null and `retained` false once only
-    letters and attempts know it), with what became of it at each subscription; 404 for one of
-    which nothing is known. An id may have slashes, so this takes every path that no other route
-    has."""
+    """200 and the event in the standard format, with what became of it at each subscription.
+
+    `data` is null and `retained` false where no entry has it: letters or attempts know it, or no
+    subscription got it, and `why` says so. 404: nothing is known of it. An id may have slashes, so
+    this takes every path that no other route has."""
     loan = parts().manager.reads.loan(holder())
     try:
         found = explain.explain(parts().outbox, instance, event_id, loan.take)
         subscriptions = orjson.dumps([told(each) for each in found.told])
         retained = b"false" if found.body is None else b"true"
         body = found.body or _bare(found)
+        why = orjson.dumps(found.why)
         # The body is not parsed and written again, so `data` stays as it is, to the byte.
-        body = body[:-1] + b',"retained":' + retained + b',"subscriptions":' + subscriptions + b"}"
+        body = body[:-1] + b',"retained":' + retained + b',"why":' + why
+        body += b',"subscriptions":' + subscriptions + b"}"
         response = Response(body, mimetype="application/json")
     except BaseException:
         loan.give()

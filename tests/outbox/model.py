@@ -845,10 +845,12 @@ class World:
             pass
         self.pass_time(10_000_000)
         for i in self.instances:
-            while self.outbox.run(verbs.trim(P, i, entries=0, seconds=0, n=100))[0]:
+            while any(self.outbox.run(verbs.trim(P, i, entries=0, seconds=0, n=100))):
                 pass
             assert self.redis.xlen(f"{PRE}outbox:{i}") == 0, "an entry that nobody has"
         assert not list(self.redis.scan_iter(f"{PRE}body:*")), "a body without an entry"
+        assert not list(self.redis.scan_iter(f"{PRE}unwanted:*"))
+        assert int(self.redis.get(f"{PRE}storing") or 0) == 0
 
     def check_nothing_left(self) -> None:
         left = [k.decode() for k in self.redis.scan_iter(f"{PRE}*")]

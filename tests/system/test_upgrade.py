@@ -17,7 +17,7 @@ from tests.system.test_store_faults import Producers, letters
 
 pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(300)]
 
-BEFORE = "243828bcb648"
+BEFORE = "a92290a49475"
 """The commit of the older release, from which an upgrade begins."""
 MORE = 150
 """Events that must be accepted in each state of an upgrade."""

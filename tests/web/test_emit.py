@@ -256,7 +256,7 @@ def test_an_id_that_the_release_before_stored_counts_as_repeated_whatever_comes(
 def test_an_event_that_nobody_wanted_takes_no_id(
     call: Request, instance: str, entries: Entries
 ) -> None:
-    """An unwanted event is not kept, so its id repeats nothing."""
+    """Its body is not kept, so a later event under its id is not a repeat."""
     unwanted = call("POST", EMIT, {**CALL, "event": "QRCODE_UPDATED", "id": "mine"})
 
     wanted = call("POST", EMIT, {**CALL, "id": "mine"})

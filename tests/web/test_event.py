@@ -75,7 +75,7 @@ def test_an_event_without_a_date_has_the_time_of_its_acceptance(
     row = get(event_id).get_json()
 
     names = ["event", "instance", "data", "timestamp", "sender", "id"]
-    assert list(row) == [*names, "retained", "subscriptions"]
+    assert list(row) == [*names, "retained", "why", "subscriptions"]
     accepted = ids.time_of(event_id)
     assert accepted is not None
     assert before - 1 <= accepted / 1000 <= time.time()
@@ -166,20 +166,11 @@ def test_what_is_not_there_is_404_in_the_contracts_shape(
             "response": {
                 "message": [
                     f'The "a" instance has no event "{event_id}" any more',
-                    "It was never accepted, no subscription wanted it, or it is forgotten.",
+                    "It was never accepted, or it is forgotten.",
                     "No event of this instance is forgotten yet; the delivery log is empty.",
                 ]
             },
         }
-
-
-def test_an_event_that_nobody_wanted_was_never_retained(
-    call: Request, instance: str, get: Get
-) -> None:
-    row = call("POST", EMIT, {"event": "QRCODE_UPDATED", "data": 1}).get_json()
-    assert row["subscriptions"] == []
-
-    assert get(row["id"]).status_code == 404
 
 
 def test_only_the_global_key_and_the_instances_own_token_may_look(
