@@ -21,106 +21,25 @@ import contextlib
 import functools
 import socket
 import ssl
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 from yarl import URL
 
-from evoflask.net import guard, story, tls
+from evoflask.net import guard, resolver, story, tls
 from evoflask.net.guard import Network
+from evoflask.net.resolver import ForbiddenAddress, GuardedResolver
 from evoflask.net.story import Story
 
 KEEPALIVE_SECONDS = 4.0
 """How long an idle connection is kept. Many servers close theirs after 5 s (Node's default):
 a request that crosses that close is ambiguous, so ours end first."""
-DNS_CACHE_SECONDS = 10
-DNS_LOOKUPS = 256
-"""How many names are looked up at a time. Each has a thread of its own, for up to 20 s when
-the name's servers do not answer: the loop's small pool would be full of such names, and a
-pool's threads are waited for when the process ends."""
-
-
-class ForbiddenAddress(OSError):
-    """The guard said no. The text names host and reason."""
-
-    def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"{host} may not be reached: {reason}{guard.hint(reason)}")
-
-
-class GuardedResolver(AbstractResolver):
-    """The system's resolver, for names whose addresses may all be reached."""
-
-    def __init__(self, allow_networks: Sequence[Network]) -> None:
-        self._allow = tuple(allow_networks)
-        self._slots = asyncio.Semaphore(DNS_LOOKUPS)
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Raises ForbiddenAddress where one of its addresses may not be reached, OSError where
-        there is none."""
-        async with self._slots:
-            infos = await _in_thread(lambda: _look_up(host, port, family))
-        reasons = {str(info[4][0]): guard.allowed(str(info[4][0]), self._allow) for info in infos}
-        if (told := story.current()) is not None:
-            told.addresses = [{"address": a, "refused": why} for a, why in reasons.items()]
-            told.step("resolve")
-        # One of them is enough to refuse the name: whoever controls it has no business inside.
-        refused = next(filter(None, reasons.values()), None if reasons else "no address")
-        if refused is not None:
-            raise ForbiddenAddress(host, refused)
-        return [_result(host, port, info) for info in infos]
-
-    async def close(self) -> None:
-        """Nothing to let go of: a thread under way ends by itself, and is a daemon."""
-
-
-async def _in_thread(call: Callable[[], list[Any]]) -> list[Any]:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[Any]] = loop.create_future()
-
-    def settle(result: list[Any] | None, error: BaseException | None) -> None:
-        if future.done():  # cancelled meanwhile
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result or [])
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = call()
-        except Exception as caught:
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="dns", daemon=True).start()
-    return await future
-
-
-def _look_up(host: str, port: int, family: int) -> list[Any]:
-    return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-
-
-def _result(host: str, port: int, info: Any) -> ResolveResult:
-    return ResolveResult(
-        hostname=host,
-        host=str(info[4][0]),
-        port=port,
-        family=info[0],
-        proto=info[2],
-        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-    )
 
 
 def _connector(
-    resolver: GuardedResolver,
+    names: GuardedResolver,
     allow: tuple[Network, ...],
     *,
     limit: int,
@@ -138,10 +57,11 @@ def _connector(
         return socket.socket(info[0], info[1], info[2])
 
     return aiohttp.TCPConnector(
-        resolver=aiohttp.ThreadedResolver() if proxy else resolver,
+        resolver=aiohttp.ThreadedResolver() if proxy else names,
         socket_factory=guarded_socket,
         ssl=tls.prepared(ssl_context),
-        ttl_dns_cache=DNS_CACHE_SECONDS,
+        use_dns_cache=bool(proxy),  # the guarded resolver has its own
+        ttl_dns_cache=int(resolver.CACHE_SECONDS),
         keepalive_timeout=KEEPALIVE_SECONDS,
         limit=limit,
         limit_per_host=0,
@@ -219,9 +139,9 @@ def session(
     for a connection counts as connecting.
     """
     allow = tuple(allow_networks)
-    resolver = GuardedResolver(allow)
+    names = GuardedResolver(allow)
     return aiohttp.ClientSession(
-        connector=_connector(resolver, allow, limit=limit, ssl_context=ssl_context, proxy=proxy),
+        connector=_connector(names, allow, limit=limit, ssl_context=ssl_context, proxy=proxy),
         timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -229,7 +149,7 @@ def session(
         requote_redirect_url=False,
         trace_configs=list(traces),
         proxy=proxy or None,
-        middlewares=[functools.partial(_look_first, resolver, allow)] if proxy else [],
+        middlewares=[functools.partial(_look_first, names, allow)] if proxy else [],
     )
 
 
@@ -242,7 +162,7 @@ class NotAsked(aiohttp.ClientError):
         self.os_error = error
 
 
-async def _check_first(resolver: GuardedResolver, allow: tuple[Network, ...], url: URL) -> None:
+async def _check_first(names: GuardedResolver, allow: tuple[Network, ...], url: URL) -> None:
     """Check a URL before it goes to a proxy. Raises `NotAsked`.
 
     A name that is unknown here passes, because the proxy looks it up.
@@ -251,7 +171,7 @@ async def _check_first(resolver: GuardedResolver, allow: tuple[Network, ...], ur
     if (refused := guard.check_literal(host, allow)) is not None:
         raise NotAsked(ForbiddenAddress(host, refused))
     try:
-        await resolver.resolve(host, url.port or 0)
+        await names.resolve(host, url.port or 0)
     except ForbiddenAddress as error:
         raise NotAsked(error) from error
     except OSError:
@@ -259,12 +179,12 @@ async def _check_first(resolver: GuardedResolver, allow: tuple[Network, ...], ur
 
 
 async def _look_first(
-    resolver: GuardedResolver,
+    names: GuardedResolver,
     allow: tuple[Network, ...],
     request: aiohttp.ClientRequest,
     handler: aiohttp.ClientHandlerType,
 ) -> aiohttp.ClientResponse:
-    await _check_first(resolver, allow, request.url)
+    await _check_first(names, allow, request.url)
     return await handler(request)
 
 

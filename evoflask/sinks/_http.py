@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from evoflask.net import http as net_http
-from evoflask.net import story
+from evoflask.net import resolver, story
 from evoflask.net.wire import CHUNK, NotHttp
 from evoflask.sinks._answers import MAX_DETAIL
 from evoflask.sinks.base import Attempt, Outcome
@@ -161,7 +161,7 @@ class Ending(NamedTuple):
 
 # The first that fits. A test walks aiohttp's exceptions and finds each of them here.
 ENDINGS = (
-    Ending(net_http.ForbiddenAddress, "forbidden-address", "", False),
+    Ending(resolver.ForbiddenAddress, "forbidden-address", "", False),
     Ending(net_http.NotAsked, "forbidden-address", "", False),
     Ending(aiohttp.ConnectionTimeoutError, "connect-timeout", "no connection in time", False),
     Ending(aiohttp.ClientConnectorDNSError, "dns", "the name cannot be resolved", False),
@@ -209,7 +209,7 @@ def translate(error: BaseException, *, sent: bool) -> Attempt:
     """The one door for what aiohttp, asyncio, sockets and TLS raise. Never shows the error's
     own text, which may hold the URL, but where it is known not to. Pure."""
     inner = _inner(error)
-    if isinstance(inner, net_http.ForbiddenAddress):
+    if isinstance(inner, resolver.ForbiddenAddress):
         return Attempt(Outcome.UNREACHABLE, "forbidden-address", short(str(inner)))
     ending = next(one for one in ENDINGS if isinstance(error, one.kind))
     ambiguous = sent and ending.sendable

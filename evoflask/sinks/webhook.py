@@ -34,7 +34,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from evoflask import __version__, formats, masks, signing
-from evoflask.net import guard, story
+from evoflask.net import guard, resolver, story
 from evoflask.net import http as net_http
 from evoflask.schemas import GIVE_UP_ON
 from evoflask.settings import Settings
@@ -101,7 +101,8 @@ class WebhookSink(Sink):
             own = destination.headers_for(delivery, body.content)
             body.hidden = destination.hidden_in(own)
             async with asyncio.timeout(delivery.target.timeout) as limit:
-                return await self._post(destination, delivery.event, own, body, limit)
+                with resolver.asked_by(delivery.target.instance):
+                    return await self._post(destination, delivery.event, own, body, limit)
         except Exception as error:
             attempt = translate(error, sent=body is not None and body.started)
             return attempt.told("" if body is None else body.host)
@@ -180,7 +181,7 @@ class WebhookSink(Sink):
         host = url.raw_host or ""
         reason = guard.check_literal(host, self._settings.webhook_allow_networks)
         if reason is not None:
-            raise net_http.ForbiddenAddress(host, reason)
+            raise resolver.ForbiddenAddress(host, reason)
 
     def _destination(self, target: Target) -> _Destination:
         found = self._destinations.get(target.sid)

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from evoflask.dev.receiver import Receiver
-from evoflask.net.http import ForbiddenAddress, GuardedResolver, session
+from evoflask.net.http import session
+from evoflask.net.resolver import ForbiddenAddress, GuardedResolver
 from evoflask.sinks._http import translate
 
 LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"),)
