@@ -66,6 +66,12 @@ def test_the_dashboard_asks_for_metrics_that_there_are(root: Path) -> None:
     assert {target["datasource"]["uid"] for target in targets} == {"${DS_PROMETHEUS}"}
 
 
+def test_each_metric_is_on_the_dashboard_or_in_an_alert(root: Path) -> None:
+    asked = (root / "deploy/grafana/evoflask.json", root / "deploy/prometheus/alerts.yml")
+
+    assert set(told()) <= named_in([each.read_text() for each in asked])
+
+
 def test_the_alert_rules_watch_metrics_that_there_are_and_say_what_to_do(root: Path) -> None:
     text = (root / "deploy/prometheus/alerts.yml").read_text()
     rules = text.split("- alert: ")[1:]
