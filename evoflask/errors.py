@@ -136,6 +136,16 @@ class OutboxFull(Unavailable):
     retry_after = 5
 
 
+class ProcessFull(Unavailable):
+    """This process holds as many bytes of requests and answers as it may."""
+
+    retry_after = 5
+    words = "The server holds too many requests and answers now; repeat this request later."
+
+    def __init__(self) -> None:
+        super().__init__(self.words)
+
+
 class DatabaseDown(Unavailable):
     pass
 

@@ -19,6 +19,9 @@ SMALL: Final = 65_536
 """Bytes of an event that need no loan: a thread holds more than that itself."""
 SHARE: Final = 4
 """A key may hold one part in so many."""
+HOLD: Final = "evoflask.hold"
+"""A function in a request's environment, by the server. It counts bytes that the application holds
+until the request is answered, and returns False if they do not fit."""
 RETRY_AFTER: Final = 2
 """Seconds after which a refused client may ask again."""
 

@@ -869,9 +869,9 @@ class Settings:
         268_435_456,
         About(
             "WEB_BUFFER_BYTES",
-            "Bytes of requests and large answers that each web worker process holds. Beyond it a "
-            "further large request is answered 503, and the oldest that is arriving is refused. "
-            "Requests without a known key share a sixteenth of it.",
+            "Bytes of requests, packed and unpacked, and of large answers that each web worker "
+            "process holds. Beyond it a further large request is answered 503, and the oldest that "
+            "is arriving is refused. Requests without a known key share a sixteenth of it.",
             whole(65_536, 1 << 40),
             "bytes",
         ),

@@ -1,8 +1,8 @@
 """Count the bytes of requests and answers that a web process holds. Safe between threads.
 
-A request counts from its first byte until it is answered. A large answer counts until the client
-has taken it. Requests whose key this process does not know share a small part, so clients without a
-key cannot fill the memory.
+A request counts from its first byte until it is answered, and so do the bytes that a packed body
+becomes. A large answer counts until the client has taken it. Requests whose key this process does
+not know share a small part, so clients without a key cannot fill the memory.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from gunicorn import http
 
+from evoflask.errors import ProcessFull
+from evoflask.reading import HOLD
 from evoflask.serving.account import SMALL
 from evoflask.serving.visitor import Visitor
 
-FULL: Final = "The server holds too many requests and answers now; repeat this request later."
-RETRY_AFTER: Final = 5
+RETRY_AFTER: Final = ProcessFull.retry_after
 MALFORMED: Final = (
     (http.errors.LimitRequestLine, 414, "The request's line is too long."),
     (http.errors.LimitRequestHeaders, 431, "There are too many headers, or one is too long."),
@@ -59,6 +60,9 @@ def _shape(status: int, sentence: str) -> tuple[str, bytes]:
 class Accounted:
     """A WSGI application whose large answers count until the client has taken them.
 
+    An answer without a length is a stream, and does not count. gunicorn sends a piece before it
+    asks for the next one, so a thread holds one piece, also if the client does not read.
+
     503 replaces an answer to GET that does not fit. Other answers report an action, so they are
     always sent.
     """
@@ -76,6 +80,7 @@ class Accounted:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         conn = self._visitor()
         begun: list[Any] = []
+        environ[HOLD] = lambda size: self._charge(conn, size, True)
 
         def note(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             begun[:] = [status, headers]
@@ -94,7 +99,7 @@ class Accounted:
             return answer
         with contextlib.suppress(AttributeError):
             answer.close()  # type: ignore[attr-defined]
-        _, body = _shape(503, FULL)
+        _, body = _shape(503, ProcessFull.words)
         start_response(
             "503 SERVICE UNAVAILABLE",
             [

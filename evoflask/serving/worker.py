@@ -33,14 +33,16 @@ from typing import Any, ClassVar, Final
 from gunicorn import http
 from gunicorn.workers.gthread import ThreadWorker
 
+from evoflask.errors import ProcessFull
 from evoflask.serving.account import SMALL, Account
-from evoflask.serving.answers import FULL, MALFORMED, OURS, Accounted, refusal, say
+from evoflask.serving.answers import MALFORMED, OURS, Accounted, refusal, say
 from evoflask.serving.arrival import Arrival, Bounds, State
 from evoflask.serving.turns import Turns
 from evoflask.serving.visitor import HOLD, Patience, Phase, Rank, Visitor
 
 log = logging.getLogger(__name__)
 
+FULL: Final = ProcessFull.words
 _PIECE: Final = 262_144
 """Bytes taken from one connection before it is another's turn."""
 _ACCEPTS: Final = 64

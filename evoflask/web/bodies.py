@@ -12,8 +12,9 @@ from flask import request
 
 from evoflask import masks, schemas, signing
 from evoflask.configuration import State, common_of, fields_of
-from evoflask.errors import BadInput, TooLarge, Undecipherable, WrongType
+from evoflask.errors import BadInput, ProcessFull, TooLarge, Undecipherable, WrongType
 from evoflask.models import Instance, Subscription
+from evoflask.reading import HOLD
 from evoflask.web import parts, unpacking
 
 T = TypeVar("T")
@@ -66,13 +67,24 @@ def body_pieces(size: int = 65_536) -> Iterator[bytes]:
 
     Raises `TooLarge` for more than `MAX_BODY_BYTES`, packed or unpacked. Raises `WrongType` for an
     unknown Content-Encoding, and `BadInput` if the body ends too early or cannot be unpacked.
+    Raises `ProcessFull` if the unpacked bytes exceed what this process may hold.
     """
     pieces = _received(size)
     header = request.environ.get("HTTP_CONTENT_ENCODING")
     if header:
         for coding in unpacking.codings(header):
             pieces = unpacking.unpacked(pieces, coding, parts().settings.max_body_bytes)
+        pieces = _held(pieces)
     return _without_mark(pieces)
+
+
+def _held(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Count unpacked bytes until the request is answered: the server counted the packed ones."""
+    hold = request.environ.get(HOLD)
+    for piece in pieces:
+        if hold is not None and not hold(len(piece)):
+            raise ProcessFull
+        yield piece
 
 
 def _without_mark(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ Times are compared with those of the same requests in the same run, without comp
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import re
 import socket
@@ -363,6 +364,34 @@ def test_a_body_that_does_not_fit_is_refused_before_it_is_sent(make_house: MakeH
             peer.say("x")
             assert peer.hear(b"}").startswith(b"HTTP/1.1 400 ")  # whole, and no JSON
         assert not refused(stack.enter_context(Peer(house)))
+
+
+def test_bytes_that_a_packed_body_becomes_count_until_it_is_answered(
+    make_house: MakeHouse,
+) -> None:
+    house = make_house(workers=0, clock=False, web_buffer_bytes=1_000_000, web_threads=2)
+    client = house.client()
+    client.create("a")
+    client.set_webhook("a", "http://127.0.0.1:9/")
+
+    def emit(size: int) -> requests.Response:
+        return requests.post(
+            f"http://127.0.0.1:{house.port}/event/emit/a",
+            data=gzip.compress(b'{"event": "CALL", "data": "%s"}' % (b"x" * size)),
+            headers={
+                "apikey": API_KEY, "Content-Type": "application/json", "Content-Encoding": "gzip",
+            },
+            timeout=60,
+        )  # fmt: skip
+
+    refused = emit(3_000_000)
+    others = [emit(300_000).status_code for _ in range(5)]
+
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "5"
+    assert refused.json()["error"] == "Service Unavailable"
+    assert refused.json()["response"]["message"][0].startswith("The server holds too many")
+    assert others == [202] * 5
 
 
 def refused(peer: Peer) -> bool:
