@@ -18,7 +18,7 @@ ABREAST := -n 3 --dist loadfile
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-# Running needs the first alone; lint and tests the second; tests and `make run-all` the third.
+# Running needs the first only. Lint and tests need the second, tests and `make run-all` the third.
 $(RUNTIME): requirements.txt scripts/prepare
 	@scripts/prepare
 	@touch $@
