@@ -227,6 +227,7 @@ class Arrival:
             self.expects = True
             del self.data[found.start() : found.end()]
             self._seen -= len(found.group())
+            self._searched = 0
 
     def _look_for_end(self) -> None:
         if not self._chunked:

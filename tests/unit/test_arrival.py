@@ -67,6 +67,20 @@ def test_in_which_pieces_it_comes_makes_no_difference(seed: int) -> None:
     assert len(behind) < 4
 
 
+@pytest.mark.parametrize("request_", [POST, CHUNKED, EXTENDED])
+def test_a_request_that_expects_100_is_whole_in_any_two_pieces(request_: bytes) -> None:
+    head, _, body = request_.partition(b"\r\n\r\n")
+    expecting = head + b"\r\nExpect: 100-continue\r\n\r\n" + body
+
+    for cut in range(1, len(expecting)):
+        arrival = all_at_once(expecting[:cut])
+        arrival.take(expecting[cut:])
+
+        assert (arrival.state, arrival.complete) == (State.WHOLE, True), cut
+        assert arrival.expects
+        assert split(arrival) == (request_, b"")
+
+
 def test_empty_lines_before_a_request_are_no_part_of_it() -> None:
     arrival = Arrival(BOUNDS)
 
