@@ -247,12 +247,7 @@ class Outbox:
             for each in (answer, marked, *have):
                 if isinstance(each, Exception):
                     raise each
-            if copies.disk and have.pop()[0] < 1:
-                raise OutboxDown(
-                    "Redis did not write it to its disk in time; repeat with the same id"
-                )
-            if copies.replicas and have.pop() < copies.replicas:
-                raise OutboxDown("too few replicas hold it; repeat with the same id")
+            _check_copies(copies, have)
             if not copies.disk:
                 self._wait_written(connection, said)
         disk.notices.taken(call.script.name)
@@ -489,6 +484,14 @@ def _check_waitaof(answer: Any) -> None:
         raise answer
     why = why_no_waitaof(answer)
     raise OutboxDown(f"REDIS_WAIT_AOF is set, and {why}; nothing was accepted")
+
+
+def _check_copies(copies: Copies, have: list[Any]) -> None:
+    """Raise OutboxDown if a copy is missing. `have`: the answers to WAIT and WAITAOF, if sent."""
+    if copies.disk and have.pop()[0] < 1:
+        raise OutboxDown("Redis did not write it to its disk in time; repeat with the same id")
+    if copies.replicas and have.pop() < copies.replicas:
+        raise OutboxDown("too few replicas hold it; repeat with the same id")
 
 
 def _good(answers: Sequence[Any]) -> Sequence[Any]:

@@ -36,17 +36,10 @@ class Disk:
     """The last snapshot worked."""
     snapshot_at: float = 0.0
     """Date of the last good snapshot, or of the server's start, Unix seconds."""
-    syncing: bool = False
-    """An fsync is under way. Until it ends, answered writes may be in Redis' memory only."""
     unwritten: int = 0
     """Bytes that were answered and not yet handed to the kernel."""
     delayed: int = 0
     """Times that Redis waited two seconds for an fsync, since its start."""
-
-    @property
-    def healthy(self) -> bool:
-        """Return True if the last write of each kind worked."""
-        return self.appends and self.rewrites and self.snapshots
 
 
 HEALTHY = Disk()
@@ -60,7 +53,6 @@ def read(info: Mapping[str, Any]) -> Disk:
         rewrites=info.get("aof_last_bgrewrite_status", "ok") == "ok",
         snapshots=info.get("rdb_last_bgsave_status", "ok") == "ok",
         snapshot_at=float(info.get("rdb_last_save_time") or 0),
-        syncing=bool(info.get("aof_pending_bio_fsync")),
         unwritten=int(info.get("aof_buffer_length") or 0),
         delayed=int(info.get("aof_delayed_fsync") or 0),
     )

@@ -190,13 +190,8 @@ class Arrival:
         if head.count(b"\r\n") > _MAX_FIELDS:
             self._break_off()
             return
-        fields: dict[bytes, list[bytes]] = {name: [] for name in _FIELDS}
         first, *lines = head.split(b"\r\n")
-        for line in lines:
-            name, _, value = line.partition(b":")
-            found = fields.get(name.lower())
-            if found is not None:
-                found.append(value.strip(b" \t"))
+        fields = _fields(lines)
         lengths = fields[b"content-length"]
         codings = [each.lower() for each in fields[b"transfer-encoding"]]
         self.key = b",".join(fields[b"apikey"])
@@ -290,3 +285,14 @@ class Arrival:
             self._refuse(431, "too many trailers")
         elif end >= 0:
             self._end_at(end + len(_END))
+
+
+def _fields(lines: list[bytes]) -> dict[bytes, list[bytes]]:
+    """Return the values of the header lines in `_FIELDS`, by name in lower case."""
+    fields: dict[bytes, list[bytes]] = {name: [] for name in _FIELDS}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        found = fields.get(name.lower())
+        if found is not None:
+            found.append(value.strip(b" \t"))
+    return fields

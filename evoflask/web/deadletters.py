@@ -10,11 +10,13 @@ from flask import Blueprint, Response, request
 from evoflask import auditlog, configuration, deadletters, operations, schemas
 from evoflask.deadletters import Filter
 from evoflask.models import DeadLetter
+from evoflask.reading import Loan
 from evoflask.schemas import answers
 from evoflask.schemas.asked import DiscardBody, LettersQuery, RequeueBody, RequeueOneBody
 from evoflask.web import bodies, parts
-from evoflask.web.auth import holder, some_key, visible, who
+from evoflask.web.auth import some_key, visible, who
 from evoflask.web.described import described
+from evoflask.web.lent import lent_json
 
 bp = Blueprint("deadletters", __name__, url_prefix="/deadletter")
 
@@ -46,18 +48,14 @@ def index() -> dict[str, Any]:
 @described(answers.WholeLetter)
 def show(letter: int) -> Response:
     """Show a dead letter with its body, `data`, to the byte; null if its entry was missing."""
-    loan = parts().manager.reads.loan(holder())
-    try:
+
+    def made(loan: Loan) -> bytes:
         loan.take(deadletters.head(letter, visible(None)).size)
         found = deadletters.get(letter, visible(None))
         data = None if found.data is None else orjson.Fragment(bytes(found.data))
-        body = orjson.dumps({**_row(found), "meta": found.meta, "data": data})
-        response = Response(body, mimetype="application/json")
-    except BaseException:
-        loan.give()
-        raise
-    response.call_on_close(loan.give)
-    return response
+        return orjson.dumps({**_row(found), "meta": found.meta, "data": data})
+
+    return lent_json(made)
 
 
 @bp.post(f"/{_ID}/requeue")

@@ -29,12 +29,14 @@ from evoflask.errors import (
 )
 from evoflask.explain import Explained, Told
 from evoflask.manager import Accepted, May
+from evoflask.reading import Loan
 from evoflask.schemas import answers
 from evoflask.web import attempts, parts
-from evoflask.web.auth import caller_from_request, holder, instance_key, missing_key
+from evoflask.web.auth import caller_from_request, instance_key, missing_key
 from evoflask.web.bodies import body_pieces, iso, refuse_type
 from evoflask.web.described import Either, Who, described
 from evoflask.web.errors import AllBad, reason_of
+from evoflask.web.lent import lent_json
 from evoflask.web.openapi.bodies import EMIT, EMIT_EXAMPLE
 
 bp = Blueprint("events", __name__)
@@ -111,22 +113,18 @@ def get(instance: str, event_id: str) -> ResponseReturnValue:
     `data` is null and `retained` false where no entry has it: letters or attempts know it, or no
     subscription got it, and `why` says so. 404: nothing is known of it. An id may have slashes, so
     this takes every path that no other route has."""
-    loan = parts().manager.reads.loan(holder())
-    try:
-        found = explain.explain(parts().outbox, instance, event_id, loan.take)
-        subscriptions = orjson.dumps([told(each) for each in found.told])
-        retained = b"false" if found.body is None else b"true"
-        body = found.body or _bare(found)
-        why = orjson.dumps(found.why)
-        # The body is not parsed and written again, so `data` stays as it is, to the byte.
-        body = body[:-1] + b',"retained":' + retained + b',"why":' + why
-        body += b',"subscriptions":' + subscriptions + b"}"
-        response = Response(body, mimetype="application/json")
-    except BaseException:
-        loan.give()
-        raise
-    response.call_on_close(loan.give)
-    return response
+    return lent_json(lambda loan: _explained(instance, event_id, loan))
+
+
+def _explained(instance: str, event_id: str, loan: Loan) -> bytes:
+    found = explain.explain(parts().outbox, instance, event_id, loan.take)
+    subscriptions = orjson.dumps([told(each) for each in found.told])
+    retained = b"false" if found.body is None else b"true"
+    body = found.body or _bare(found)
+    why = orjson.dumps(found.why)
+    # The body is not parsed and written again, so `data` stays as it is, to the byte.
+    body = body[:-1] + b',"retained":' + retained + b',"why":' + why
+    return body + b',"subscriptions":' + subscriptions + b"}"
 
 
 def _bare(found: Explained) -> bytes:

@@ -30,16 +30,21 @@ def nearest_route(method: str, path: str, *, same_method: bool = False) -> str |
     if (elsewhere := _ELSEWHERE.get(given[0])) is not None:
         return elsewhere
     best, found = (0.0, False), None
+    for rule_method, fixed in _routes(method):
+        fits = rule_method == method
+        rank = _likeness(given, fixed) if fits or not same_method else 0.0, fits
+        if rank[0] > 0 and rank > best:
+            best, found = rank, f"{rule_method} {_shown(fixed)}"
+    return found
+
+
+def _routes(method: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each route that may be suggested: `method` or its own first one, and its segments."""
     for rule in current_app.url_map.iter_rules():
         methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
-        fits = method in methods
-        if not methods or rule.rule.startswith(_PAGES) or rule == request.url_rule:
-            continue
-        for fixed in _spelled(rule) if fits or not same_method else ():
-            rank = _likeness(given, fixed), fits
-            if rank[0] > 0 and rank > best:
-                best, found = rank, f"{method if fits else methods[0]} {_shown(fixed)}"
-    return found
+        if methods and not rule.rule.startswith(_PAGES) and rule != request.url_rule:
+            for fixed in _spelled(rule):
+                yield method if method in methods else methods[0], fixed
 
 
 def _spelled(rule: Rule) -> Iterator[list[str]]:
