@@ -21,6 +21,7 @@ from evoflask.models import DeadLetter, Instance, Subscription, epoch
 from evoflask.outbox import LaneView, Outbox, inventory, verbs
 from evoflask.outbox.inventory import Config
 from evoflask.outbox.members import size_of
+from evoflask.plurals import counted
 
 ROWS = 200
 """Instances, lanes or letters that are read at once."""
@@ -207,7 +208,8 @@ class _Audit:
                     self._report.tell(
                         "lane",
                         lane,
-                        f"No row knows it; {view.waiting} wait on it, {view.dying} were given up.",
+                        f"No row knows it; {counted(view.waiting, 'waits', 'wait')} on it, "
+                        f"{counted(view.dying, 'was', 'were')} given up.",
                     )
                     self._check(partition, {lane: lane}, [view])
         for outboxes in inventory.named(self._outbox, partition, "config"):
@@ -234,7 +236,7 @@ class _Audit:
                 continue
             kept, total = found
             if kept != total:
-                words = f"The sum of weights is kept as {kept} bytes and is {total}."
+                words = f"The sum of weights is kept as {counted(kept, 'byte')} and is {total}."
                 self._report.tell("weighing", f"partition {partition}", words)
             return
         self._report.unchecked.append(f"the sum of weights of partition {partition}")
@@ -247,11 +249,12 @@ class _Audit:
             if inventory.totals(self._outbox, partition) != before:
                 continue
             for sink in sorted({*there, *(name.split(":")[0] for name in before if ":" in name)}):
-                counted = sum(sign * before.get(f"{sink}:{book}", 0) for book, sign in _SIGNS)
-                if counted != there.get(sink, 0):
+                summed = sum(sign * before.get(f"{sink}:{book}", 0) for book, sign in _SIGNS)
+                if summed != there.get(sink, 0):
+                    open_ = counted(summed, "delivery is", "deliveries are")
                     words = (
-                        f"The counters of {sink} say that {counted} deliveries are open, and "
-                        f"its lanes have {there.get(sink, 0)}."
+                        f"The counters of {sink} say that {open_} open, and its lanes have "
+                        f"{there.get(sink, 0)}."
                     )
                     self._report.tell("totals", f"partition {partition}", words)
             return
@@ -285,7 +288,7 @@ class _Audit:
         after = self._look(partition, [lane])[0]
         # A scan may have seen a member twice; then nothing is said of the sum.
         if _same(before, after) and seen == after.waiting + after.dying and weight != after.weight:
-            words = f"Its weight is kept as {after.weight} bytes and is {weight}."
+            words = f"Its weight is kept as {counted(after.weight, 'byte')} and is {weight}."
             self._report.tell("lane", where, words)
 
     def _leaks(self, instance: Instance) -> None:
@@ -305,10 +308,9 @@ class _Audit:
             after = page.last
         steady = (first.entries, first.edge, first.kept) == (page.entries, page.edge, page.kept)
         if steady and page.entries - passed != page.kept:
-            words = (
-                f"{page.kept} entries are counted within retention, and {page.entries - passed} "
-                "are there."
-            )
+            kept = counted(page.kept, "entry is", "entries are")
+            there = counted(page.entries - passed, "is", "are")
+            words = f"{kept} counted within retention, and {there} there."
             self._report.tell("outbox", instance.name, words)
 
     def _deep(self, partition: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evoflask.outbox.totals import Server
+from evoflask.plurals import counted
 
 WELL, AILING, FAILING = "well", "ailing", "failing"
 
@@ -77,8 +78,9 @@ def _wrong_disk(server: Server, stalled: int) -> Iterator[str]:
     if not disk.snapshots and not server.refusal:
         yield "Redis' last snapshot failed. Its log has the reason, often a full disk."
     if stalled:
+        fsyncs = counted(stalled, "fsync")
         yield (
-            f"Redis' disk stalls: {stalled} fsyncs of the last minute took over two seconds. "
+            f"Redis' disk stalls: {fsyncs} of the last minute took over two seconds. "
             "Events wait for them, or are answered 503."
         )
 
@@ -107,13 +109,15 @@ def _cost_of_failing(server: Server, now: float) -> str:
         age = max(0.0, now - disk.snapshot_at)
         return (
             "The death of the Redis process or of its machine now loses everything since its last "
-            f"good snapshot, {age:.0f} seconds ago. This includes events that were answered 202."
+            f"good snapshot, {counted(round(age), 'second')} ago. This includes events that were "
+            "answered 202."
         )
+    unwritten = counted(disk.unwritten, "byte")
     return (
-        f"The death of the Redis process now loses {disk.unwritten} bytes that Redis could not "
-        "write. They are events answered 503 that may still be delivered, and outcomes of "
-        "deliveries, which are then repeated. A power cut also loses what was answered 202 in the "
-        "last two seconds before the disk failed."
+        f"The death of the Redis process now loses {unwritten} that Redis could not write. They "
+        "are events answered 503 that may still be delivered, and outcomes of deliveries, which "
+        "are then repeated. A power cut also loses what was answered 202 in the last two seconds "
+        "before the disk failed."
     )
 
 

@@ -19,6 +19,7 @@ from evoflask.errors import EvoflaskError, Misconfigured, OutboxDown
 from evoflask.outbox import Outbox, connect, totals, usage
 from evoflask.outbox.timetable import Timetable
 from evoflask.outbox.totals import Server
+from evoflask.plurals import counted
 from evoflask.settings import Settings
 from evoflask.sinks import delivering
 
@@ -203,7 +204,8 @@ def database_part(outbox: Outbox, settings: Settings) -> Part:
     pending = db.pending()
     facts: dict[str, Any] = {"kind": kind, "pending": pending}
     if pending:
-        words = f"{len(pending)} migrations are missing: run `flask --app app db upgrade`."
+        missing = counted(len(pending), "migration is", "migrations are")
+        words = f"{missing} missing: run `flask --app app db upgrade`."
         return Part("database", FAILURE, words, facts)
     try:
         lanes = totals.some_lanes(outbox, settings.outbox_partitions, LANES_LOOKED_AT)
@@ -221,8 +223,9 @@ def database_part(outbox: Outbox, settings: Settings) -> Part:
         return Part("database", FAILURE, words, facts)
     if unknown:
         words = (
-            f"{unknown} of {len(lanes)} checked lanes of Redis have no row. Their events are kept, "
-            "not delivered. `flask --app app audit` lists all such lanes."
+            f"{unknown} of {counted(len(lanes), 'checked lane')} of Redis "
+            f"{'has' if unknown == 1 else 'have'} no row. Their events are kept, not delivered. "
+            "`flask --app app audit` lists all such lanes."
         )
         return Part("database", WARNING, words, facts)
     return Part("database", OK, "It answers, and has every migration.", facts)

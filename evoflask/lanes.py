@@ -19,6 +19,7 @@ from evoflask.models import Instance, Subscription
 from evoflask.outbox import LaneView, Outbox, verbs
 from evoflask.outbox.members import at_of
 from evoflask.outbox.verbs import Purged, Skipped
+from evoflask.plurals import counted
 
 PIECE = 50
 """Lanes that one script looks at: below a millisecond of Redis."""
@@ -93,6 +94,12 @@ class Lane:
     def head_at(self) -> float | None:
         """When what holds the lane up was accepted."""
         return at_of(self.view.head) if self.view.head else None
+
+    @property
+    def has_recovered(self) -> bool:
+        """Return True if a delivery succeeded after the last failure, and no retry waits."""
+        failed = self.view.count("fails") or self.view.retrying
+        return not failed and (self.last_delivered_at or 0.0) >= (self._date("errat") or 0.0)
 
     @property
     def last_error(self) -> str | None:
@@ -208,7 +215,8 @@ def purge(outbox: Outbox, instance: str, subscription: str, backlog: int, *, by:
     purged = outbox.run(verbs.purge(row.instance.partition, row.lane, backlog))
     if purged.status == "other":
         raise Conflict(
-            f"{purged.count} events wait on the lane, not {backlog}; nothing was discarded."
+            f"{counted(purged.count, 'event waits', 'events wait')} on the lane, not {backlog}; "
+            "nothing was discarded."
         )
     if purged.status != "ok":
         raise Conflict(_REFUSED[purged.status])

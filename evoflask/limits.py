@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from evoflask.plurals import counted
 from evoflask.settings import Settings
 
 
@@ -21,11 +22,14 @@ def faults(merged: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str,
         yield "headers", f"More than {settings.max_headers} (MAX_HEADERS)."
     size = sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())
     if size > settings.max_headers_bytes:
-        yield "headers", f"More than {settings.max_headers_bytes} bytes (MAX_HEADERS_BYTES)."
+        yield (
+            "headers",
+            f"More than {counted(settings.max_headers_bytes, 'byte')} (MAX_HEADERS_BYTES).",
+        )
 
 
 def _longer(most: int, variable: str) -> str:
-    return f"Longer than {most} characters ({variable})."
+    return f"Longer than {counted(most, 'character')} ({variable})."
 
 
 def too_many(what: str, most: int, variable: str) -> str:

@@ -28,6 +28,7 @@ from rq.serializers import JSONSerializer
 
 from evoflask import bell, db, formats
 from evoflask.models import MIRRORED, DeadLetter
+from evoflask.plurals import counted
 
 JOB: Final = "workers.jobs.requeue_letter"
 """By its name: nobody here imports what a worker imports."""
@@ -147,7 +148,7 @@ class Mirror:
 def describe(row: DeadLetter) -> str:
     """One line: `webhook acme/crm MESSAGES_UPSERT 3EB0… 404 after 1 try`."""
     event_id = row.event_id if len(row.event_id) <= ID else row.event_id[: ID - 1] + "…"
-    tries = "1 try" if row.tries == 1 else f"{row.tries} tries"
+    tries = counted(row.tries, "try")
     where = f"{row.instance_name}/{row.subscription_name}"
     return f"{row.sink} {where} {row.event} {event_id} {row.code or row.reason} after {tries}"
 
@@ -156,7 +157,7 @@ def explain(row: DeadLetter) -> str:
     """What a person reads of the letter: why, the last answer, and which event it was."""
     last = ": ".join(filter(None, (row.code, row.detail))) or "nothing was answered"
     facts = (
-        f"event {row.event_id} of {row.size} bytes, accepted {formats.utc(row.at)}, "
+        f"event {row.event_id} of {counted(row.size, 'byte')}, accepted {formats.utc(row.at)}, "
         f"given up {formats.utc(row.created_at)}"
     )
     return "\n".join([f"{row.reason}: {MEANINGS.get(row.reason, 'given up')}", last, facts])

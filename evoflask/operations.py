@@ -20,6 +20,7 @@ from evoflask import auditlog, db
 from evoflask.errors import Conflict, NotFound
 from evoflask.manager import EventManager
 from evoflask.models import Instance, Operation
+from evoflask.plurals import counted
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ def _check_room(scope: int | None) -> None:
     with db.translate():
         n = Operation.select().where((Operation.state == "running") & same).count()
     if n >= (RUNNING if scope else RUNNING * 10):
-        raise Conflict(f"{n} operations run already; wait for one to end, or cancel one.")
+        running = counted(n, "operation runs", "operations run")
+        raise Conflict(f"{running} already; wait for one to end, or cancel one.")
 
 
 def allowance(rate: float | None, seconds: float) -> int:

@@ -18,6 +18,7 @@ from evoflask.errors import Conflict, NotFound, OutboxFull, TooLarge
 from evoflask.ids import random_id
 from evoflask.models import Subscription
 from evoflask.outbox import Outbox, trials, verbs
+from evoflask.plurals import counted
 from evoflask.sinks import delivering
 
 BOUNDS = verbs.Bounds()
@@ -88,10 +89,11 @@ def ask(
     )
     if answer == "instance":
         raise Conflict(
-            f"{BOUNDS.instance} tests of this instance are under way; wait for their answers."
+            f"{counted(BOUNDS.instance, 'test')} of this instance are under way; wait for their "
+            "answers."
         )
     if answer != "ok":
-        raise OutboxFull(f"Too many tests of {row.sink} subscriptions are under way; repeat.")
+        raise OutboxFull(f"Too many tests are under way for {row.sink}; repeat.")
     return Trial(trial, instance, name, row.sink, event, None)
 
 

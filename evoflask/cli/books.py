@@ -9,6 +9,7 @@ import sys
 import click
 
 from evoflask.cli.speech import spoken, table
+from evoflask.plurals import counted
 
 
 @click.command("audit")
@@ -29,9 +30,9 @@ def audit(deep: bool, as_json: bool) -> None:
             table(("what", "where", "does not hold"), rows)
         for each in report.unchecked:
             click.echo(f"Not compared, it changed all the while: {each}.")
-        looked = f"{report.lanes} lanes of {report.instances} instances"
-        looked += f", {report.entries} deliveries" if deep else ""
-        click.echo(f"{looked}: {report.found} findings.")
+        looked = f"{counted(report.lanes, 'lane')} of {counted(report.instances, 'instance')}"
+        looked += f", {counted(report.entries, 'delivery')}" if deep else ""
+        click.echo(f"{looked}: {counted(report.found, 'finding')}.")
     sys.exit(1 if report.found else 0)
 
 

@@ -6,6 +6,7 @@ import click
 from flask.cli import AppGroup
 
 from evoflask.cli.speech import spoken
+from evoflask.plurals import counted
 
 db = AppGroup("db", help="The database's schema and identity.")
 
@@ -40,4 +41,4 @@ def adopt() -> None:
 
     click.echo(f"The database's epoch is {configuration.adopt()} now.")
     pushed = configuration.push_all(parts().outbox)
-    click.echo(f"{pushed} instances were pushed to Redis.")
+    click.echo(f"{counted(pushed, 'instance was', 'instances were')} pushed to Redis.")

@@ -11,6 +11,7 @@ import click
 
 from evoflask.cli.speech import CLI, instances, spoken, table, with_options
 from evoflask.errors import BadInput
+from evoflask.plurals import counted
 
 _ASKED = {
     "instance": "Of this instance.",
@@ -170,9 +171,10 @@ def replay(instance: str, onto: str, dry_run: bool, **options: Any) -> None:
     planned = replay.plan(parts().outbox, instance, wanted, onto, by=CLI, rate=rate)
     found = planned.total
     if wanted.ids and found < len(wanted.ids):
-        click.echo(f"{len(wanted.ids) - found} ids are not on the outbox.", err=True)
+        missing = counted(len(wanted.ids) - found, "id is", "ids are")
+        click.echo(f"{missing} not on the outbox.", err=True)
     if dry_run:
-        click.echo(f"{found} events would be replayed onto {instance}/{onto}.")
+        click.echo(f"{counted(found, 'event')} would be replayed onto {instance}/{onto}.")
         return
     operations.start(parts().manager, planned)
     home = configuration.get(instance).instance

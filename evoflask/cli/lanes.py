@@ -14,6 +14,7 @@ from flask.cli import AppGroup
 
 from evoflask.cli.speech import CLI, columns, instances, spoken, table
 from evoflask.errors import BadInput, Unavailable
+from evoflask.plurals import counted
 
 if TYPE_CHECKING:
     from evoflask.lanes import Lane
@@ -86,7 +87,8 @@ def _screen(look: Callable[[], Iterator[Lane]]) -> None:
             if len(first) > 2 * height:
                 first = _busiest(first)[:height]
         lines = list(columns(_LANES, map(_lane_row, _busiest(first)[: max(1, height - 3)])))
-        lines.append(f"{waiting} wait on {seen} lanes at {time.strftime('%H:%M:%S')}.")
+        waits = counted(waiting, "waits", "wait")
+        lines.append(f"{waits} on {counted(seen, 'lane')} at {time.strftime('%H:%M:%S')}.")
     except Unavailable as error:
         lines = [f"evoflask: {' '.join(error.messages)}"]
     if terminal:
@@ -124,7 +126,9 @@ def _stop(instance: str, name: str, *, stopped: bool) -> None:
 
     made = parts()
     found = lanes.stop(made.configuration, made.outbox, instance, name, stopped, by=CLI)
-    click.echo(f"{instance}/{name} is {found.state}, {found.view.waiting} wait.")
+    click.echo(
+        f"{instance}/{name} is {found.state}, {counted(found.view.waiting, 'waits', 'wait')}."
+    )
 
 
 @lane.command("probe")
@@ -137,7 +141,9 @@ def probe_lane(instance: str, name: str) -> None:
     from evoflask.web import parts
 
     found = lanes.probe(parts().outbox, instance, name, by=CLI)
-    click.echo(f"{instance}/{name} is {found.state}, {found.view.waiting} wait.")
+    click.echo(
+        f"{instance}/{name} is {found.state}, {counted(found.view.waiting, 'waits', 'wait')}."
+    )
 
 
 @lane.command("skip")
@@ -151,7 +157,9 @@ def skip_head(instance: str, name: str, event_id: str | None) -> None:
     from evoflask.web import parts
 
     done = lanes.skip(parts().outbox, instance, name, event_id=event_id, by=CLI)
-    click.echo(f"{done.event_id} ({done.event}, {done.tries} tries) becomes a dead letter.")
+    click.echo(
+        f"{done.event_id} ({done.event}, {counted(done.tries, 'try')}) becomes a dead letter."
+    )
 
 
 @lane.command("purge")
@@ -167,6 +175,8 @@ def purge_lane(instance: str, name: str, confirm: int | None) -> None:
     outbox = parts().outbox
     if confirm is None:
         n = lanes.one(outbox, instance, name).view.waiting
-        raise BadInput(f"{n} events wait on {instance}/{name}. To discard them: --confirm {n}.")
+        waits = counted(n, "event waits", "events wait")
+        them = "it" if n == 1 else "them"
+        raise BadInput(f"{waits} on {instance}/{name}. To discard {them}: --confirm {n}.")
     done = lanes.purge(outbox, instance, name, confirm, by=CLI)
     click.echo(f"{done.count} discarded.")

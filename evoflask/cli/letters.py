@@ -12,6 +12,7 @@ from flask.cli import AppGroup
 
 from evoflask.cli.speech import CLI, instances, spoken, table, with_options
 from evoflask.errors import BadInput, EvoflaskError, NotFound
+from evoflask.plurals import counted
 
 if TYPE_CHECKING:
     from evoflask.deadletters import Filter
@@ -72,7 +73,7 @@ def list_letters(limit: int, **options: str | None) -> None:
     )
     reasons = deadletters.reasons(wanted)
     words = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-    click.echo(f"{sum(reasons.values())} letters{': ' if words else ''}{words}.")
+    click.echo(f"{counted(sum(reasons.values()), 'letter')}{': ' if words else ''}{words}.")
 
 
 def _chosen(letters: Sequence[int], all_: bool, options: dict[str, str | None], dry: bool) -> None:
@@ -249,4 +250,4 @@ def cancel_operation(operation: int) -> None:
     from evoflask import operations
 
     row = operations.cancel(operation, CLI)
-    click.echo(f"{row.done} of {row.total} were done.")
+    click.echo(f"{row.done} of {row.total} {'was' if row.done == 1 else 'were'} done.")

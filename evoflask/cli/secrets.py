@@ -9,6 +9,7 @@ import click
 from flask.cli import AppGroup
 
 from evoflask.cli.speech import spoken
+from evoflask.plurals import counted
 
 if TYPE_CHECKING:
     from evoflask.rotation import Sealing
@@ -38,7 +39,9 @@ def rotate() -> None:
 def _say(found: Sealing) -> int:
     click.echo(f"{found.current} under the newest key, {found.stale} under an older one.")
     if found.closed:
-        click.echo(f"{found.closed} open with none of the keys in ENCRYPTION_KEY.")
+        closed = counted(found.closed, "secret opens", "secrets open")
+        click.echo(f"{closed} with none of the keys in ENCRYPTION_KEY.")
     if found.plain:
-        click.echo(f"{found.plain} are not sealed: a version without keys wrote them.")
+        plain = counted(found.plain, "secret is", "secrets are")
+        click.echo(f"{plain} not sealed: written by a version without keys.")
     return 1 if found.stale or found.closed or found.plain else 0

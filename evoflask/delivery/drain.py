@@ -42,6 +42,7 @@ from evoflask.log import Bounded, Repeats
 from evoflask.outbox import AsyncOutbox, Ended, Settled, Want, connect_async, verbs
 from evoflask.outbox.members import at_of
 from evoflask.outbox.verbs import Call
+from evoflask.plurals import counted
 from evoflask.settings import Settings
 from evoflask.sinks.base import Attempt, Delivery, Outcome
 
@@ -559,7 +560,7 @@ class Drain:
             gone = "the entry is not on the outbox"
             ended = outcomes.given_up(item, "missing", "", gone, tried=False)
         elif age > self._settings.lane_backlog_seconds:
-            limit = f"waited longer than {self._settings.lane_backlog_seconds:g} seconds"
+            limit = f"waited longer than {counted(self._settings.lane_backlog_seconds, 'second')}"
             ended = outcomes.given_up(item, "expired", "", limit, tried=False)
         else:
             return False

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from evoflask.errors import Misconfigured
+from evoflask.plurals import counted
 
 CHECK_SECONDS = 300.0
 """Seconds that Redis' own check may take: it reads the whole file."""
@@ -69,7 +70,7 @@ def mend(data: Path, binary: Path) -> str:
         ) from error
     return (
         f"{path} ended in {size - zeros} zero bytes, as a loss of power leaves them: cut from "
-        f"{size} to {good} bytes, its last good command. The original is {copy}."
+        f"{size} to {counted(good, 'byte')}, its last good command. The original is {copy}."
     )
 
 

@@ -58,6 +58,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from evoflask.dev.process import die_with_parent, wait_for
+from evoflask.plurals import counted
 
 MAX_HEAD = 65536
 """Bytes of request line and headers."""
@@ -251,7 +252,8 @@ def main(
         try:
             asyncio.run(_print_events(sock, events, seconds))
         except TimeoutError:
-            raise SystemExit(f"fewer than {events or 1} events arrived in {seconds:g} s") from None
+            least = counted(events or 1, "event")
+            raise SystemExit(f"fewer than {least} arrived in {seconds:g} s") from None
 
 
 async def _print_events(sock: socket.socket, events: int | None, seconds: float | None) -> None:
@@ -629,7 +631,7 @@ class Receiver:
         try:
             wait_for(arrived, timeout)
         except TimeoutError as error:
-            raise TimeoutError(f"{count} of {n} requests arrived: {error}") from None
+            raise TimeoutError(f"{count} of {counted(n, 'request')} arrived: {error}") from None
 
     def clear(self) -> None:
         """Forget what arrived; orders stay."""

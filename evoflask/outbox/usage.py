@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evoflask import plurals
 from evoflask.outbox import keys
 from evoflask.outbox.client import Outbox
 
@@ -179,7 +180,7 @@ def _size(n: int) -> str:
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if n >= size:
             return f"{n / size:.3g} {unit}"
-    return f"{n} bytes"
+    return plurals.counted(n, "byte")
 
 
 def parse(info: str, waiting: int, stored: int, log: int) -> Usage:

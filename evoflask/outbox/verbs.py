@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from evoflask.outbox import keys
+from evoflask.plurals import counted
 
 T = TypeVar("T")
 FEED_LINES = 10_000
@@ -419,9 +420,9 @@ def expire(partition: int, lane: str, limit: Backlog, *, n: int) -> Call[tuple[i
         limit.entries,
         limit.bytes,
         n,
-        f"waited longer than {limit.seconds:g} seconds",
-        f"more than {limit.entries} events were waiting",
-        limit.bytes_detail or f"more than {limit.bytes} bytes were waiting",
+        f"waited longer than {counted(limit.seconds, 'second')}",
+        f"more than {counted(limit.entries, 'event was', 'events were')} waiting",
+        limit.bytes_detail or f"more than {counted(limit.bytes, 'byte was', 'bytes were')} waiting",
     )
     return _call("expire", partition, args, lambda a: (a[0], a[1] == 1))
 

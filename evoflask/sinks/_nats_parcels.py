@@ -16,6 +16,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from evoflask import formats, signing
+from evoflask.plurals import counted
 from evoflask.sinks._nats_link import Address, Link
 from evoflask.sinks._nats_streams import no_stream, short
 from evoflask.sinks.base import Attempt, Delivery, Outcome
@@ -277,7 +278,7 @@ class Carrier(Link):
 def _too_large(size: int, most: int) -> Attempt:
     """Sending it would end the connection. Pure."""
     detail = (
-        f"the message has {size} bytes with its headers, and the server takes {most}; "
+        f"the message has {counted(size, 'byte')} with its headers, and the server takes {most}; "
         f"{formats.OVERSIZE_HINT}"
     )
     return Attempt(Outcome.REJECTED, "too-large", detail)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from evoflask import formats, signing
 from evoflask.net import aws
+from evoflask.plurals import counted
 from evoflask.settings import Settings
 from evoflask.sinks._sqs_clients import ClientKey
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Target, host_in
@@ -67,8 +68,8 @@ class Destination:
             return Attempt(
                 Outcome.REJECTED,
                 "too-large",
-                f"the message has {size} bytes with its attributes, SQS takes {MAX_BYTES}; "
-                f"{formats.OVERSIZE_HINT}",
+                f"the message has {counted(size, 'byte')} with its attributes, SQS takes "
+                f"{MAX_BYTES}; {formats.OVERSIZE_HINT}",
             )
         entry: dict[str, Any] = {
             "Id": str(at),

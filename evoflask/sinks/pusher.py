@@ -36,6 +36,7 @@ from yarl import URL
 from evoflask import __version__, formats
 from evoflask.net import guard, story
 from evoflask.net import http as net_http
+from evoflask.plurals import counted
 from evoflask.settings import Settings
 from evoflask.sinks._answers import excerpt, head
 from evoflask.sinks._http import (
@@ -292,7 +293,8 @@ def _too_large(size: int) -> Attempt:
     return Attempt(
         Outcome.REJECTED,
         "too-large",
-        f"the event has {size} bytes and Pusher takes {MAX_DATA}; {formats.OVERSIZE_HINT}",
+        f"the event has {counted(size, 'byte')} and Pusher takes {MAX_DATA}; "
+        f"{formats.OVERSIZE_HINT}",
     )
 
 

@@ -40,6 +40,7 @@ from pika.adapters.utils import connection_workflow as workflow
 from evoflask import formats, signing
 from evoflask.net import story
 from evoflask.net.story import Story
+from evoflask.plurals import counted
 from evoflask.settings import Settings
 from evoflask.sinks._rabbitmq_channel import (
     Busy,
@@ -274,7 +275,7 @@ def returned(code: int, text: str, key: str) -> Attempt:
 
 def too_large(size: int, limit: int) -> Attempt:
     """What it means that a message is over the broker's limit. Pure."""
-    detail = f"the message has {size} bytes, the broker takes {limit} (max_message_size)"
+    detail = f"the message has {counted(size, 'byte')}, the broker takes {limit} (max_message_size)"
     return Attempt(Outcome.REJECTED, "too-large", detail)
 
 

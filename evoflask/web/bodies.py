@@ -14,6 +14,7 @@ from evoflask import masks, schemas, signing
 from evoflask.configuration import State, common_of, fields_of
 from evoflask.errors import BadInput, ProcessFull, TooLarge, Undecipherable, WrongType
 from evoflask.models import Instance, Subscription
+from evoflask.plurals import counted
 from evoflask.reading import HOLD
 from evoflask.web import parts, unpacking
 
@@ -106,7 +107,7 @@ def _received(size: int) -> Iterator[bytes]:
     unknown length is cut at the limit, and one that broke off counts as whole.
     """
     limit = parts().settings.max_body_bytes
-    too_large = TooLarge(f"The body is larger than {limit} bytes.")
+    too_large = TooLarge(f"The body is larger than {counted(limit, 'byte')}.")
     length = request.content_length
     if length is not None and length > limit:
         raise too_large

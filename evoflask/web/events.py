@@ -29,6 +29,7 @@ from evoflask.errors import (
 )
 from evoflask.explain import Explained, Told
 from evoflask.manager import Accepted, May
+from evoflask.plurals import counted
 from evoflask.reading import Loan
 from evoflask.schemas import answers
 from evoflask.web import attempts, parts
@@ -186,7 +187,7 @@ def _rejected(error: EvoflaskError) -> dict[str, Any]:
 def _check_count(count: int) -> None:
     limit = parts().settings.max_batch
     if count > limit:
-        raise TooLarge(f"The batch has more than {limit} events.")
+        raise TooLarge(f"The batch has more than {counted(limit, 'event')}.")
 
 
 def _lines() -> Iterator[bytes]:

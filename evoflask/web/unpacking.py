@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from evoflask.errors import BadInput, TooLarge, WrongType
+from evoflask.plurals import counted
 
 CODINGS: Final = ("gzip", "deflate")
 """The supported content codings, beside `identity`."""
@@ -53,7 +54,9 @@ def unpacked(pieces: Iterable[bytes], coding: str, limit: int) -> Iterator[bytes
         for out in stream.feed(piece):
             total += len(out)
             if total > limit:
-                raise TooLarge(f"The body is larger than {limit} bytes once it is unpacked.")
+                raise TooLarge(
+                    f"The body is larger than {counted(limit, 'byte')} once it is unpacked."
+                )
             yield out
     if not stream.whole:
         raise BadInput(f"The body's {coding} stream ended too early.")

@@ -44,7 +44,7 @@ def test_what_a_destination_rejects_is_requeued_once_it_is_mended(
     receiver.wait_for(50)
     assert receiver.ids() == ids[::-1]
     house.wait_quiet()
-    assert house.audit() == (0, "1 lanes of 1 instances, 0 deliveries: 0 findings.\n")
+    assert house.audit() == (0, "1 lane of 1 instance, 0 deliveries: 0 findings.\n")
 
 
 def test_a_paused_lane_is_quiet_and_resumes(house: House, receiver: Receiver) -> None:

@@ -138,5 +138,5 @@ def test_the_command_replays_and_counts(make_house: MakeHouse, receiver: Receive
     assert dry == (0, "3 events would be replayed onto a/webhook.\n")
     assert done[0] == 0
     assert "1 of 1 replayed onto a/webhook." in done[1]
-    assert "1 ids are not on the outbox." in done[1]
+    assert "1 id is not on the outbox." in done[1]
     assert receiver.ids() == [*ids, ids[1]]
