@@ -19,6 +19,7 @@ from evoflask.formats import utc
 from evoflask.lanes import Lane
 from evoflask.models import DeadLetter, DeliveryLog, Subscription
 from evoflask.outbox import Outbox, entries, verbs
+from evoflask.outbox.entries import in_order
 from evoflask.outbox.members import entry_of
 from evoflask.outbox.verbs import Fate
 from evoflask.retained import Kept
@@ -127,9 +128,7 @@ def _event(known: _Known) -> str:
 def _accepted(known: _Known) -> float:
     """Of the first acceptance that is known."""
     dates = [each.at for each in known.kept] + [each.at for each in known.letters]
-    if not dates:
-        dates = [int(each.entry.partition("-")[0]) / 1000 for each in known.attempts]
-    return min(dates)
+    return min(dates + [each.queued_at for each in known.attempts])
 
 
 # -- at each subscription -------------------------------------------------------------------
@@ -151,7 +150,8 @@ def _told(outbox: Outbox, known: _Known) -> list[Told]:
         if row.sink == "websocket":
             _tell_websocket(told, known, row)
         else:
-            _tell(told, known, fates.get(row.lane), states.get(row.lane))
+            copy, _ = newest.get(row.lane, (None, ""))
+            _tell(told, known, fates.get(row.lane), states.get(row.lane), copy)
         if told.state == "unknown":
             _tell_routing(told, known, row)
         found.append(told)
@@ -168,17 +168,26 @@ def _fates(
     return dict(zip(newest, fates, strict=True))
 
 
-def _tell(told: Told, known: _Known, fate: Fate | None, lane: Lane | None) -> None:
+def _tell(
+    told: Told, known: _Known, fate: Fate | None, lane: Lane | None, kept: Kept | None
+) -> None:
+    """`kept`: the newest entry that was routed to the lane."""
     tried = [each for each in known.attempts if each.lane == told.lane]
     told.attempts = tried[-SHOWN:]
-    told.tries = max((each.number for each in tried), default=0)
     if fate is not None and (fate.next_try is not None or fate.dying):
         _tell_pending(told, fate, lane)
+        if kept is not None and kept.requeued and not fate.dying:
+            told.why = " ".join(filter(None, (told.why, _again(kept))))
     else:
-        _tell_end(told, [each for each in known.letters if each.lane == told.lane], tried)
+        _tell_end(told, known, tried)
         if told.state == "unknown" and fate is not None:
             told.state = "settled"
             told.why = "It was delivered or discarded, and the delivery log does not have it."
+
+
+def _again(kept: Kept) -> str:
+    what = "replayed" if "replay" in kept.meta else "requeued"
+    return f"It was {what} at {utc(kept.at)}; its tries count from then."
 
 
 def _tell_pending(told: Told, fate: Fate, lane: Lane | None) -> None:
@@ -205,18 +214,24 @@ _HELD_UP = {
 }
 
 
-def _tell_end(told: Told, letters: Sequence[DeadLetter], tried: Sequence[DeliveryLog]) -> None:
-    """By what happened last."""
+def _tell_end(told: Told, known: _Known, tried: Sequence[DeliveryLog]) -> None:
+    """By what happened last. Tries are those since the event last came onto the lane."""
     delivered = [each for each in tried if each.outcome == "delivered"]
-    letter = letters[-1] if letters else None
+    letter = next((each for each in reversed(known.letters) if each.lane == told.lane), None)
+    told.tries = _tries(tried)
     if letter and not (letter.requeued_at or letter.discarded_at):
         told.state, told.letter = "dead", letter.id
     elif delivered:
         told.state, told.delivered_at = "delivered", delivered[-1].at + delivered[-1].seconds
+        told.tries = delivered[-1].number
         return
+    elif letter and letter.discarded_at:
+        told.state = "discarded"
     elif letter:
-        told.state = "discarded" if letter.discarded_at else "settled"
-        told.why = None if letter.discarded_at else "Its letter was requeued, and it is over."
+        told.state = "settled"
+        told.why = _ELSEWHERE if _is_elsewhere(known, letter) else _REQUEUED
+        if tried and tried[-1].queued_at > letter.created_at:
+            return  # tried again since: the letter says nothing of these tries
     elif tried:
         told.state = "settled"
         told.why = "It was tried; nothing says any more what came of it."
@@ -224,6 +239,24 @@ def _tell_end(told: Told, letters: Sequence[DeadLetter], tried: Sequence[Deliver
         told.tries = letter.tries
         told.reason, told.code = letter.reason, letter.code or None
         told.detail = letter.detail or None
+
+
+_REQUEUED = "Its letter was requeued; nothing says any more what came of it."
+_ELSEWHERE = "Its letter was requeued onto another subscription."
+
+
+def _is_elsewhere(known: _Known, letter: DeadLetter) -> bool:
+    """Return True if the outbox has a copy for another lane, requeued after the letter's death."""
+    copies = (each for each in known.kept if each.requeued and "replay" not in each.meta)
+    return any(each.at > letter.created_at and letter.lane not in each.lanes for each in copies)
+
+
+def _tries(tried: Sequence[DeliveryLog]) -> int:
+    """The number of the last try. A requeue or replay is another entry, whose tries begin at 1."""
+    if not tried:
+        return 0
+    last = max((each.entry for each in tried), key=in_order)
+    return max(each.number for each in tried if each.entry == last)
 
 
 def _tell_websocket(told: Told, known: _Known, row: Subscription) -> None:
@@ -239,10 +272,16 @@ def _tell_routing(told: Told, known: _Known, row: Subscription) -> None:
     """The configuration of that moment is not kept: today's says why, as far as it explains."""
     first = next((each for each in reversed(known.kept) if not each.requeued), None)
     if first is None:
-        told.why = "The event is not on the outbox any more."
+        told.why = _COPIES if known.kept else "The event is not on the outbox any more."
         return
     told.state = "skipped"
     told.why = _why(first, row)
+
+
+_COPIES = (
+    "The outbox has only a copy that was requeued or replayed, for other subscriptions; nothing "
+    "says any more where the event was routed at first."
+)
 
 
 def _why(kept: Kept, row: Subscription) -> str:
@@ -279,10 +318,11 @@ def _deleted(known: _Known, lanes_: Iterable[str]) -> list[Told]:
             continue
         name, sink = names.get(lane, (None, None))
         told = Told(name, sink, lane)
-        _tell(told, known, None, None)
-        if told.state in ("unknown", "settled"):
-            told.state = "discarded"
+        _tell(told, known, None, None, None)
         told.why = "The subscription was deleted."
+        if told.state in ("unknown", "settled"):
+            told.state = "settled"
+            told.why += " Nothing says if the event was delivered before, or discarded with it."
         found.append(told)
     return found
 

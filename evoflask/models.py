@@ -336,6 +336,11 @@ class DeliveryLog(Row):
     host = peewee.TextField()
     answer = peewee.TextField()
 
+    @property
+    def queued_at(self) -> float:
+        """When the event came onto the lane: its acceptance, requeue or replay, Unix seconds."""
+        return int(self.entry.partition("-")[0]) / 1000
+
 
 DeliveryLog.add_index(DeliveryLog.index(DeliveryLog.event_id, name="delivery_log_event"))
 DeliveryLog.add_index(

@@ -97,7 +97,8 @@ if #members > 0 then
         retried = retried + 1
       else
         leave(n, member)
-        die(s, member, attempt, ARGV[o + 3])
+        -- X: given up without a try, because the entry is gone or too old.
+        die(s, member, kind == 'X' and before or attempt, ARGV[o + 3])
       end
     end
   end

@@ -37,9 +37,11 @@ def _flag(**how: Any) -> fields.Boolean:
     return fields.Boolean(required=True, **how)
 
 
-def _moment(**how: Any) -> fields.String:
+def _moment(about: str = "", **how: Any) -> fields.String:
     """ISO 8601, UTC, milliseconds, as Evolution API writes dates."""
     said = {"format": "date-time", "example": "2026-11-24T09:30:00.000Z"}
+    if about:
+        said["description"] = about
     return fields.String(required=True, metadata=said, **how)
 
 
@@ -370,6 +372,7 @@ class Try(Answer):
 
 
 class Attempt(Try):
+    queuedAt = _moment("Acceptance, requeue or replay; each of them counts its tries from 1.")
     """A line of the delivery log."""
 
     id = _whole()
@@ -576,6 +579,9 @@ class Event(Answer):
 
 class Trial(Answer):
     """A test of a subscription. What follows `event` is there once it is `done`."""
+    replay = fields.Boolean(
+        metadata={"description": "true where only a copy that was replayed is still there."}
+    )
 
     id = _text()
     state = _one_of("waiting", "done")

@@ -48,9 +48,11 @@ def row(attempt: DeliveryLog) -> dict[str, Any]:
 
 
 def brief(attempt: DeliveryLog) -> dict[str, Any]:
-    """What came of it. `seconds`: how long it took."""
+    """The end of an attempt. `queuedAt` dates the acceptance, requeue or replay that it belongs to:
+    each of them counts its tries from 1. `seconds` is how long the attempt took."""
     return {
         "try": attempt.number,
+        "queuedAt": iso(attempt.queued_at),
         "at": iso(attempt.at),
         "seconds": round(attempt.seconds, 3),
         "outcome": attempt.outcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from evoflask import attempts, ids
 from evoflask.models import DeadLetter, Instance, Subscription
 from evoflask.outbox import Outbox, verbs
 from evoflask.outbox.attempts import Place, pack
+from evoflask.outbox.members import entry_of
 from tests.web import steps
 from tests.web.conftest import Request
 from tests.web.test_event import trim
@@ -45,11 +47,16 @@ def told(call: Request, event_id: str, name: str | None = "webhook") -> Any:
 
 def log_delivered(outbox: Outbox, event_id: str) -> None:
     """As a drain and the clock would, for the subscription `webhook`."""
+    log_try(outbox, event_id, "1700000000000-0", 2, "delivered")
+
+
+def log_try(outbox: Outbox, event_id: str, entry: str, number: int, outcome: str) -> None:
+    """As a drain and the clock would, for the subscription `webhook`."""
     lane = Subscription.get(Subscription.name == "webhook").lane
-    row = (lane, "1700000000000-0", event_id, "CALL", 2, time.time(), 0.5, "delivered", "200", "",
+    row = (lane, entry, event_id, "CALL", number, time.time(), 0.5, outcome, "200", "",
            "example.com", "ok")  # fmt: skip
     place = Place(Instance.get(Instance.name == "a").id, "a", "webhook", "webhook")
-    outbox.run(verbs.log(0, event_id, 1, pack({lane: place}, [row]), 0))
+    outbox.run(verbs.log(0, ids.random_id(), 1, pack({lane: place}, [row]), 0))
     attempts.move(outbox, 0, time.monotonic() + 5)
 
 
@@ -259,3 +266,152 @@ def test_the_command_explains_to_a_person(
     assert "waiting" in done.output
     assert "try 2" in done.output
     assert unknown.exit_code == 2
+
+
+# -- copies: a requeue or a replay is another entry -----------------------------------------
+
+
+def only_a_copy(
+    call: Request, outbox: Outbox, redis_client: redis.Redis, how: str, event_id: str
+) -> None:
+    """Append the event for `webhook` once more, and let retention take its first entry."""
+    if how == "requeued":
+        steps.kill(outbox)
+        call("POST", f"/deadletter/{DeadLetter.get().id}/requeue")
+    else:
+        steps.end_all(outbox, steps.delivered)
+        call("POST", "/replay", {"instance": "a", "onto": "webhook", "ids": [event_id]})
+    trim(outbox, redis_client)
+
+
+@pytest.mark.parametrize("how", ["requeued", "replayed"])
+@pytest.mark.parametrize("fields", [{"enabled": False}, {"events": ["QRCODE_UPDATED"]}, {}])
+def test_an_event_of_which_only_a_copy_is_kept_is_not_said_to_be_off_the_outbox(
+    call: Request,
+    instance: str,
+    outbox: Outbox,
+    redis_client: redis.Redis,
+    how: str,
+    fields: dict[str, Any],
+) -> None:
+    event_id = emit(call)
+    add(call, "other", **fields)
+    call("POST", "/websocket/set/a", {"websocket": {"enabled": True, "events": []}})
+    only_a_copy(call, outbox, redis_client, how, event_id)
+
+    answer = call("GET", f"/event/a/{event_id}").json
+
+    assert (answer["retained"], answer["data"]) == (True, {"n": 1})  # type: ignore[index]
+    assert told(call, event_id)["state"] == "waiting"
+    for name in ("other", "websocket"):
+        found = told(call, event_id, name)
+        assert found["state"] == "unknown"
+        assert "not on the outbox" not in found["why"]
+        assert "only a copy" in found["why"]
+
+
+def test_an_event_that_is_off_the_outbox_is_said_to_be_so_and_not_retained(
+    call: Request, instance: str, outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    event_id = emit(call)
+    add(call, "other")
+    steps.kill(outbox)
+    trim(outbox, redis_client)
+
+    answer = call("GET", f"/event/a/{event_id}").json
+    found = told(call, event_id, "other")
+
+    assert answer["retained"] is False  # type: ignore[index]
+    assert (found["state"], found["why"]) == ("unknown", "The event is not on the outbox any more.")
+
+
+def test_a_body_that_is_lost_is_not_retained_and_what_waits_still_waits(
+    call: Request, instance: str, redis_client: redis.Redis
+) -> None:
+    event_id = emit(call, data="x" * 40_000)
+    (body,) = redis_client.keys("evo:*:body:*")
+    redis_client.delete(body)
+
+    answer = call("GET", f"/event/a/{event_id}").json
+
+    assert (answer["retained"], answer["data"]) == (False, None)  # type: ignore[index]
+    assert told(call, event_id)["state"] == "waiting"
+
+
+def test_a_letter_that_was_requeued_onto_another_subscription_says_so(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    event_id = emit(call)
+    steps.kill(outbox)
+    add(call, "other")
+
+    call("POST", f"/deadletter/{DeadLetter.get().id}/requeue", {"onto": "other"})
+
+    assert told(call, event_id, "other")["state"] == "waiting"
+    found = told(call, event_id)
+    assert (found["state"], found["tries"]) == ("settled", 1)
+    assert found["why"] == "Its letter was requeued onto another subscription."
+
+
+def test_a_deleted_subscription_says_that_the_end_is_not_known(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    event_id = emit(call)
+    steps.end_all(outbox, steps.delivered)
+    assert call("DELETE", "/subscription/a/webhook").status_code == 200
+
+    found = told(call, event_id, None)
+
+    assert found["state"] == "settled"
+    assert "delivered before, or discarded" in found["why"]
+
+
+# -- tries ----------------------------------------------------------------------------------
+
+
+def entry_on_the_lane(redis_client: redis.Redis) -> str:
+    lane = Subscription.get(Subscription.name == "webhook").lane
+    ((member, _),) = redis_client.zscan_iter(f"evo:{{p0}}:waiting:{lane}")
+    return entry_of(member.decode())
+
+
+def test_tries_count_from_the_requeue_and_each_attempt_says_to_which_it_belongs(
+    call: Request, instance: str, outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    event_id = emit(call)
+    first = entry_on_the_lane(redis_client)
+    for number in (1, 2, 3):
+        log_try(outbox, event_id, first, number, "refused")
+    steps.end_all(outbox, lambda member, tries: replace(steps.exhausted(member, 2), attempt=1))
+    steps.bury(outbox)
+    DeadLetter.update(tries=3).execute()
+    dead = told(call, event_id)
+
+    call("POST", f"/deadletter/{dead['letter']}/requeue")
+    waiting = told(call, event_id)
+    second = entry_on_the_lane(redis_client)
+    steps.end_all(outbox, steps.failed)
+    log_try(outbox, event_id, second, 1, "refused")
+    retrying = told(call, event_id)
+    make_due(outbox)
+    steps.end_all(outbox, steps.delivered)
+    settled = told(call, event_id)
+    log_try(outbox, event_id, second, 2, "delivered")
+    delivered = told(call, event_id)
+
+    assert (dead["state"], dead["tries"]) == ("dead", 3)
+    assert (waiting["state"], waiting["tries"]) == ("waiting", 0)
+    assert waiting["why"].startswith("It was requeued at 20")
+    assert (retrying["state"], retrying["tries"]) == ("retrying", 1)
+    assert (settled["state"], settled["tries"]) == ("settled", 1)
+    assert (delivered["state"], delivered["tries"]) == ("delivered", 2)
+    assert [each["try"] for each in delivered["attempts"]] == [1, 2, 3, 1, 2]
+    rounds = [each["queuedAt"] for each in delivered["attempts"]]
+    assert rounds[0] == rounds[1] == rounds[2] < rounds[3] == rounds[4]
+
+
+def make_due(outbox: Outbox) -> None:
+    lane = Subscription.get(Subscription.name == "webhook").lane
+    for member, _ in outbox.redis.zscan_iter(f"evo:{{p0}}:waiting:{lane}"):
+        outbox.redis.zadd(f"evo:{{p0}}:waiting:{lane}", {member: 1})
+    outbox.redis.zadd("evo:{p0}:due:webhook", {lane: 1})
