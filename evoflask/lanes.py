@@ -103,11 +103,13 @@ class Lane:
 
     @property
     def last_error(self) -> str | None:
-        return self.view.facts.get("error")
+        """The last failure; None once the lane has recovered from it."""
+        return None if self.has_recovered else self.view.facts.get("error")
 
     @property
     def last_error_at(self) -> float | None:
-        return self._date("errat")
+        """The date of `last_error`."""
+        return None if self.has_recovered else self._date("errat")
 
     @property
     def last_delivered_at(self) -> float | None:

@@ -69,8 +69,16 @@ def _lane_row(lane: Lane) -> Sequence[object]:
         view.head_tries or None,
         view.last_minute or None,
         None if lane.next_attempt is None else iso(lane.next_attempt),
-        lane.last_error,
+        _last_error(lane),
     )
+
+
+def _last_error(lane: Lane) -> str | None:
+    from evoflask.web.bodies import iso
+
+    if lane.last_error is None or lane.last_error_at is None:
+        return lane.last_error
+    return f"{iso(lane.last_error_at)} {lane.last_error}"
 
 
 def _screen(look: Callable[[], Iterator[Lane]]) -> None:

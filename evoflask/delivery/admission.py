@@ -197,7 +197,11 @@ class Admission:
         if not lanes:
             return
         self._closed.tell(lambda: {"lanes": len(lanes), "lane": lanes[0].held.lane})
-        facts: dict[str, str | int] = {"until": self._later(CLOSED_SECONDS), "error": vault.CLOSED}
+        facts: dict[str, str | int] = {
+            "until": self._later(CLOSED_SECONDS),
+            "error": vault.CLOSED,
+            "errat": round(self._now() * 1000),
+        }
         await self._turn_away(lanes, facts)
 
     async def _turn_away(self, lanes: Sequence[Taken], facts: dict[str, str | int]) -> None:

@@ -102,7 +102,7 @@ class Watch:
             "failures": lane.fails,
             "failingSince": utc(lane.since) if lane.since else None,
             "pausedUntil": utc(lane.until) if lane.until and state == "paused" else None,
-            "lastError": lane.error or None,
+            "lastError": None if state == "recovered" else lane.error or None,
         }
         log.info(
             f"subscription {state}",

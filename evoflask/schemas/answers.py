@@ -516,7 +516,10 @@ class Lane(Answer):
     oldestAge = _number(allow_none=True)
     nextAttempt = _moment(allow_none=True)
     pausedUntil = _moment(allow_none=True)
-    lastError = _text(allow_none=True)
+    lastError = _text(
+        allow_none=True,
+        metadata={"description": "null once a delivery succeeded after it and no retry waits."},
+    )
     lastErrorAt = _moment(allow_none=True)
     lastDeliveredAt = _moment(allow_none=True)
     failures = _whole()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +104,51 @@ def test_a_paused_lane_says_until_when_and_why(
     assert found["pausedUntil"] == found["nextAttempt"]
     assert found["lastError"] == "unreachable refused"
     assert found["failures"] == 5
+
+
+def test_a_lane_that_recovered_shows_no_error(
+    call: Request, instance: str, outbox: Outbox, pause: Any, application: Flask
+) -> None:
+    never = lane(call)
+    pause()
+    call("POST", "/lane/a/webhook/resume")
+    emit(call)
+    before = application.test_cli_runner().invoke(args=["lanes"]).output
+
+    (held,) = steps.take(outbox)
+    new = [(member, tries) for member, tries in held.ids if not tries]
+    steps.settle(outbox, replace(held, ids=new), steps.delivered)
+    partly = lane(call)
+    call("POST", "/lane/a/webhook/resume")
+    steps.end_all(outbox, steps.delivered)
+    after = lane(call)
+    shown = application.test_cli_runner().invoke(args=["lanes"]).output
+
+    assert (never["lastError"], never["lastErrorAt"]) == (None, None)
+    assert re.search(r"20\S+Z unreachable refused", before)
+    # The new event is delivered, and the one that failed waits for its retry.
+    assert (partly["backlog"], partly["lastError"]) == (1, "unreachable refused")
+    assert after["lastDeliveredAt"]
+    assert (after["backlog"], after["lastError"], after["lastErrorAt"]) == (0, None, None)
+    assert "unreachable" not in shown
+
+
+def test_a_failure_after_a_delivery_is_the_lane_s_error_until_the_next_delivery(
+    call: Request, instance: str, outbox: Outbox
+) -> None:
+    emit(call)
+    steps.end_all(outbox, steps.delivered)
+    emit(call)
+    (held,) = steps.take(outbox)
+    now: Any = {"error": "rejected 410", "errat": 1}  # a clock that was wrong changes nothing
+    steps.settle(outbox, held, steps.rejected, **now)
+    rejected = lane(call)
+
+    emit(call)
+    steps.end_all(outbox, steps.delivered)
+
+    assert rejected["lastError"] == "rejected 410"
+    assert lane(call)["lastError"] is None
 
 
 @pytest.fixture

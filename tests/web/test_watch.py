@@ -132,7 +132,7 @@ def test_a_lane_that_pauses_and_works_again_is_told_of(
 ) -> None:
     watch = make_watch()
     emit(call, 5)
-    fail(outbox, lane().lane, 5, until=9_999_999_999_999)
+    fail(outbox, lane().lane, 5, until=9_999_999_999_999, error="refused 500")
     look(watch, redis_client)
 
     fail(outbox, lane().lane, 1, steps.delivered)
@@ -141,6 +141,8 @@ def test_a_lane_that_pauses_and_works_again_is_told_of(
     assert names(outbox) == [
         "subscription.failing", "subscription.paused", "subscription.recovered",
     ]  # fmt: skip
+    assert told(outbox)[1][1]["lastError"] == "refused 500"
+    assert told(outbox)[2][1]["lastError"] is None
     assert redis_client.zcard("evo:{p0}:failing") == 0
     assert outbox.run(verbs.look(0, [lane().lane]))[0].facts.get("told") is None
 
