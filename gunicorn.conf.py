@@ -3,11 +3,12 @@
 import os
 import sys
 from pathlib import Path
+from threading import Thread
 
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from evoflask import collector, health, log, traces, vault
+from evoflask import collector, db, health, log, traces, vault
 from evoflask.errors import Misconfigured
 from evoflask.keyring import digest, given_key
 from evoflask.serving import files
@@ -97,6 +98,16 @@ def post_worker_init(worker: PatientWorker) -> None:
     registry.alive = lambda: worker.alive
     collector.tune()
     collector.give_back()
+    if worker.age == 1:  # the first web worker; a database that is away must not delay it
+        Thread(target=_look_at_database, args=[parts], daemon=True).start()
+
+
+def _look_at_database(parts: Parts) -> None:
+    """Log a database that does not belong to this Redis."""
+    try:
+        health.log_database(parts.outbox, parts.settings)
+    finally:
+        db.close()
 
 
 def worker_exit(server: object, worker: PatientWorker) -> None:

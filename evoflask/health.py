@@ -88,6 +88,13 @@ def tell(settings: Settings) -> None:
         client.close()
 
 
+def log_database(outbox: Outbox, settings: Settings) -> None:
+    """Log a database that is empty, foreign, behind or away. Never raises."""
+    part = _guarded("database", lambda: database_part(outbox, settings))
+    if part.state != OK:
+        log.log(logging.ERROR if part.state == FAILURE else logging.WARNING, part.words)
+
+
 def log_durability(outbox: Outbox, *, waits: bool) -> None:
     """Log what a power cut can cost. `waits`: 202 waits for the disk. Raises `OutboxDown`."""
     part = _durability(totals.server(outbox), waits=waits)

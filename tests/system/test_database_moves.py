@@ -35,6 +35,7 @@ def test_an_empty_database_is_an_error_and_destroys_nothing_of_what_redis_has(
 
     restart(house, wrong)
     wait_for(lambda: "knows none of them" in house.output("clock"), 60, "the clock's log", 0.1)
+    wait_for(lambda: "knows none of them" in house.output("web"), 60, "the web's log", 0.1)
     ready = requests.get(f"{client.base}/readyz", timeout=10)
     # Every chore was done several times since.
     began = house.raw.time()[0]

@@ -185,6 +185,22 @@ def test_a_database_that_knows_no_lane_of_redis_is_a_failure(
     assert "DATABASE_URL" in empty["message"]
 
 
+def test_the_web_process_logs_a_database_that_knows_no_lane_of_redis(
+    application: Flask, call: Request, instance: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts_ = application.extensions["evoflask"]
+    call("POST", "/event/emit/a", {"event": "CALL", "data": 1})
+    health.log_database(parts_.outbox, parts_.settings)
+    before = len(caplog.records)
+
+    models.Subscription.update(lane="another").execute()
+    health.log_database(parts_.outbox, parts_.settings)
+
+    assert before == 0
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "knows none of them" in caplog.text
+
+
 def test_secrets_in_the_clear_are_told(client: FlaskClient, instance: str) -> None:
     models.Subscription.update(settings=vault.Sealed("{}")).execute()
 
