@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import orjson
@@ -20,6 +20,8 @@ import orjson
 from evoflask import events, jsonspans
 from evoflask.errors import BadInput
 from evoflask.ids import EVENT_ID, event_id
+from evoflask.plurals import counted
+from evoflask.spelling import is_slip, shown
 
 SINKS: Final = ("webhook", "websocket", "rabbitmq", "nats", "sqs", "pusher")
 TOO_DEEP: Final = "The body is nested too deep."
@@ -28,7 +30,7 @@ _CUT: Final = 64
 only where it may have keys."""
 
 
-class _Body(msgspec.Struct):
+class _Known(msgspec.Struct):
     event: str
     data: msgspec.Raw = msgspec.Raw()
     id: str | None = None
@@ -41,9 +43,34 @@ class _Body(msgspec.Struct):
     integration: list[str] | None = None
 
 
-_decode: Callable[[bytes], _Body] = msgspec.json.Decoder(_Body).decode
+GATEWAY: Final = (
+    "instance", "instanceName", "instanceId", "destination", "date_time", "server_url", "apikey",
+    "api_key", "timestamp", "server", "dataType", "extra", "isLatest", "progress",
+    "webhookVerifyToken", "awaitResponse", "test", "replay", "cursor", "retained", "subscriptions",
+)  # fmt: skip
+"""Fields of bodies that gateways, or evoflask itself, send. An emit ignores them in silence."""
+
+# Unknown fields cost nothing where there are none: msgspec finds them while it reads.
+_Body = cast(
+    "type[_Known]",
+    msgspec.defstruct(
+        "_Body",
+        [(name, msgspec.Raw, msgspec.Raw()) for name in GATEWAY],
+        bases=(_Known,),
+        forbid_unknown_fields=True,
+    ),
+)
+_decode: Callable[[bytes], _Known] = msgspec.json.Decoder(_Body).decode
+_decode_any: Callable[[bytes], _Known] = msgspec.json.Decoder(_Known).decode
+_names: Callable[[bytes], dict[str, msgspec.Raw]] = msgspec.json.Decoder(
+    dict[str, msgspec.Raw]
+).decode
 _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_OWN: Final = tuple(name for name in _Body.__struct_fields__ if name != "data")
+_OWN: Final = tuple(name for name in _Known.__struct_fields__ if name != "data")
+FIELDS: Final = _Known.__struct_fields__
+_OWN_AND_GATEWAY: Final = frozenset((*FIELDS, *GATEWAY))
+MAX_STRANGE: Final = 5
+"""Unknown fields of an event that are judged: the work is bounded."""
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 HALF: Final = "Has half of a surrogate pair, which is no character."
 LENGTHS: Final = {"sender": 256, "dateTime": 64, "serverUrl": 2048, "origin": 256, "apiKey": 512}
@@ -64,6 +91,8 @@ class Event:
     something out, as far as they were given."""
     local: bool
     integration: frozenset[str] | None
+    warnings: tuple[str, ...] = ()
+    """Sentences about fields that were ignored."""
 
 
 def fingerprint(event: Event) -> bytes:
@@ -79,7 +108,7 @@ def parse(body: bytes) -> Event:
         if not body.isascii():
             body.decode()
         try:
-            raw = _decode(body)
+            raw, warnings = _read(body)
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
@@ -94,7 +123,37 @@ def parse(body: bytes) -> Event:
         raise BadInput(f"The body is not JSON: {error}.") from None
     data = bytes(raw.data)
     refuse_twice(body, data)
-    return _event(raw, data)
+    return _event(raw, data, warnings)
+
+
+def _read(text: bytes) -> tuple[_Known, tuple[str, ...]]:
+    """Read a body, and warn of unknown fields. Raises `BadInput` if a field is a slip for one of
+    ours, and msgspec's errors."""
+    try:
+        return _decode(text), ()
+    except msgspec.ValidationError as error:
+        if not str(error).startswith("Object contains unknown field"):
+            raise
+    strange = [name for name in _names(text) if name not in _OWN_AND_GATEWAY]
+    judged = [_judge(name[:100]) for name in strange[:MAX_STRANGE]]
+    if slips := [sentence for slip, sentence in judged if slip]:
+        raise BadInput(*slips)
+    more = len(strange) - MAX_STRANGE
+    warnings = [sentence for _, sentence in judged]
+    if more > 0:
+        warnings.append(
+            f"{counted(more, 'more unknown field is', 'more unknown fields are')} ignored."
+        )
+    return _decode_any(text), tuple(warnings)
+
+
+@lru_cache(maxsize=1024)
+def _judge(name: str) -> tuple[bool, str]:
+    """Return True if an unknown field is a slip for one of ours, and a sentence about it."""
+    own = next((each for each in FIELDS if is_slip(name, each)), None)
+    if own is not None:
+        return True, f'{shown(name)}: Unknown field; did you mean "{own}"?'
+    return False, f"{shown(name)}: Ignored: an emit has no such field."
 
 
 def _parse_halves(body: bytes) -> Event:
@@ -104,7 +163,7 @@ def _parse_halves(body: bytes) -> Event:
     msgspec's errors.
     """
     text = jsonspans.readable(body)
-    raw = _decode(text)
+    raw, warnings = _read(text)
     refuse_twice(text, bytes(raw.data))
     spans = jsonspans.members(text)
     own = {name: body[slice(*spans[name])] for name in _OWN if name in spans}
@@ -113,7 +172,8 @@ def _parse_halves(body: bytes) -> Event:
         raise BadInput(*(f"{name}: {HALF}" for name in broken))
     pairs = (orjson.dumps(name) + b":" + value for name, value in own.items())
     raw = _decode(b"{" + b",".join(pairs) + b"}")
-    return _event(raw, body[slice(*spans["data"])] if "data" in spans else b"")
+    data = body[slice(*spans["data"])] if "data" in spans else b""
+    return _event(raw, data, warnings)
 
 
 def split(body: bytes) -> list[bytes]:
@@ -174,7 +234,7 @@ def _dumped(fields: dict[str, Any]) -> bytes:
         return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _event(raw: _Body, data: bytes) -> Event:
+def _event(raw: _Known, data: bytes, warnings: tuple[str, ...] = ()) -> Event:
     problems: list[str] = []
     name = events.canonical(raw.event) if len(raw.event) <= 100 else None
     if name is None:
@@ -204,6 +264,7 @@ def _event(raw: _Body, data: bytes) -> Event:
         meta=_meta(raw.sender, raw.dateTime, raw.serverUrl, raw.origin, raw.local, named),
         local=raw.local is not False,
         integration=None if named is None else frozenset(named),
+        warnings=warnings,
     )
 
 

@@ -41,6 +41,31 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     return folded[found[0]] if found else None
 
 
+def is_slip(word: str, name: str) -> bool:
+    """Return True if `word` is `name` in other capitals or separators, or with a slip: a letter
+    missing, added, changed or swapped with the next. Names of eight letters may have two."""
+    word, name = _fold(word[: 2 * MAX_QUOTED]), _fold(name)
+    allowed = 0 if len(name) < 4 else 1 if len(name) < 8 else 2
+    if abs(len(word) - len(name)) > allowed:
+        return False
+    return word == name or (allowed > 0 and _distance(word, name) <= allowed)
+
+
+def _distance(a: str, b: str) -> int:
+    """Slips between two short words: optimal string alignment."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row, older = row, [i], before
+        for j, y in enumerate(b, 1):
+            best = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                best = min(best, older[j - 2] + 1)
+            row.append(best)
+        before = above
+    return row[-1]
+
+
 def suggestion(word: str, names: Iterable[str]) -> str:
     """Return `; did you mean "events"?`, or "." if no name is near: the end of a sentence."""
     near = nearest(word, names)

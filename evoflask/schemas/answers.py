@@ -87,6 +87,9 @@ class Accepted(Answer):
     event = _text()
     subscriptions = _many(fields.String())
     duplicate = _flag(metadata={"description": "It had been accepted before, and was not again."})
+    warnings = fields.List(
+        fields.String(), metadata={"description": "Fields that were ignored, if there are any."}
+    )
 
 
 class Rejected(Answer):
@@ -369,10 +372,10 @@ class Try(Answer):
     host = _text(allow_none=True)
     answer = _text(allow_none=True)
     number = fields.Integer(required=True, data_key="try", validate=validate.Range(0))
+    queuedAt = _moment("Acceptance, requeue or replay; each of them counts its tries from 1.")
 
 
 class Attempt(Try):
-    queuedAt = _moment("Acceptance, requeue or replay; each of them counts its tries from 1.")
     """A line of the delivery log."""
 
     id = _whole()
@@ -573,6 +576,9 @@ class Event(Answer):
     timestamp = _text()
     sender = _text(allow_none=True)
     id = _text()
+    replay = fields.Boolean(
+        metadata={"description": "true where only a copy that was replayed is still there."}
+    )
     retained = _flag(metadata={"description": "Its body is still on the outbox."})
     why = _text(
         allow_none=True, metadata={"description": "Why no subscription got it; null: one did."}
@@ -582,9 +588,6 @@ class Event(Answer):
 
 class Trial(Answer):
     """A test of a subscription. What follows `event` is there once it is `done`."""
-    replay = fields.Boolean(
-        metadata={"description": "true where only a copy that was replayed is still there."}
-    )
 
     id = _text()
     state = _one_of("waiting", "done")

@@ -78,10 +78,11 @@ def emit(instance: str) -> ResponseReturnValue:
         elements = envelope.split(body)
         _check_count(len(elements))
         return _many(instance, iter(elements), may)
-    accepted = parts().manager.accept(instance, [envelope.parse(body)], may)[0]
+    event = envelope.parse(body)
+    accepted = parts().manager.accept(instance, [event], may)[0]
     if isinstance(accepted, Conflict):
         raise accepted
-    return _json(_row(accepted), 200 if accepted.duplicate else 202)
+    return _json(_row(accepted, event), 200 if accepted.duplicate else 202)
 
 
 def _or_wrong_method(view: View) -> View:
@@ -166,13 +167,16 @@ def _json(value: dict[str, Any], status: int) -> Response:
     return Response(orjson.dumps(value) + b"\n", status, mimetype="application/json")
 
 
-def _row(accepted: Accepted) -> dict[str, Any]:
-    return {
+def _row(accepted: Accepted, event: Event) -> dict[str, Any]:
+    row = {
         "id": accepted.id,
         "event": accepted.event,
         "subscriptions": list(accepted.subscriptions),
         "duplicate": accepted.duplicate,
     }
+    if event.warnings:
+        row["warnings"] = event.warnings
+    return row
 
 
 def _rejected(error: EvoflaskError) -> dict[str, Any]:
@@ -256,11 +260,11 @@ class _Batch:
             return
         events = [event for _, event in self._waiting]
         accepted = parts().manager.accept(self._instance, events, self._may)
-        for (position, _), row in zip(self._waiting, accepted, strict=True):
+        for (position, event), row in zip(self._waiting, accepted, strict=True):
             if isinstance(row, Conflict):
                 self.results[position] = _rejected(row)
             else:
-                self.results[position] = _row(row)
+                self.results[position] = _row(row, event)
                 self.accepted += 1
         self._waiting, self._bytes = [], 0
 
