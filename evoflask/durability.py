@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -126,20 +127,24 @@ class Stalls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: tuple[str, int] | None = None
-        """Run id of Redis, and its count."""
-        self._last = (0, 0.0)
-        """Number of stalls, and the time of the last by the monotonic clock."""
+        self._run_id = ""
+        self._delayed = 0
+        """Redis' count when it was last noted."""
+        self._recent: deque[tuple[float, int]] = deque()
+        """Monotonic time and number of new stalls. Short: each takes Redis two seconds."""
 
     def note(self, run_id: str, delayed: int) -> int:
-        """Return the stalls of the last minute. `delayed`: Redis' own count since its start."""
+        """Return the stalls of the last minute. `delayed`: Redis' own count since its start.
+
+        The first note of a run of Redis counts nothing: its stalls may be old.
+        """
         now = time.monotonic()
         with self._lock:
-            count, at = self._last
-            if now - at > RECENT:
-                count = 0
-            if self._seen and self._seen[0] == run_id and delayed > self._seen[1]:
-                count, at = count + delayed - self._seen[1], now
-                self._last = (count, at)
-            self._seen = (run_id, delayed)
-            return count
+            if run_id != self._run_id:
+                self._run_id, self._delayed = run_id, delayed
+            elif delayed > self._delayed:
+                self._recent.append((now, delayed - self._delayed))
+                self._delayed = delayed
+            while self._recent and now - self._recent[0][0] > RECENT:
+                self._recent.popleft()
+            return sum(n for _, n in self._recent)
