@@ -13,9 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import orjson
-
 from evoflask import configuration, db, durability, sinks
+from evoflask.delivery.watch import operator_event
 from evoflask.durability import AILING, FAILING, WELL, Risk
 from evoflask.envelope import Event
 from evoflask.errors import EvoflaskError
@@ -88,15 +87,7 @@ class DiskWatch:
             return
         name = _NAMES[risk.disk]
         facts = {"disk": risk.disk, "message": risk.words}
-        event = Event(
-            id=f"op-{name}-{round(self._since * 1000)}",
-            given=True,
-            name=name,
-            data=orjson.dumps(facts),
-            meta=b"{}",
-            local=True,
-            integration=None,
-        )
+        event = operator_event(f"op-{name}-{round(self._since * 1000)}", name, facts)
         self._direct.forget()
         self._unsent = None
         if risk.failing:

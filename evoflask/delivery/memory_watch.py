@@ -9,8 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-import orjson
-
+from evoflask.delivery.watch import operator_event
 from evoflask.envelope import Event
 from evoflask.outbox import usage
 from evoflask.outbox.usage import State, Usage
@@ -67,13 +66,11 @@ class MemoryWatch:
         )
         if not self._settings.operator_webhook_url:
             return
-        facts = {"state": self._state.name.lower(), "message": words, "bytes": now.users}
-        self._unsent = Event(
-            id=f"op-{name}-{round(time.time() * 1000)}",
-            given=True,
-            name=name,
-            data=orjson.dumps(facts | {"used": now.used, "max": now.limit}),
-            meta=b"{}",
-            local=True,
-            integration=None,
-        )
+        facts = {
+            "state": self._state.name.lower(),
+            "message": words,
+            "bytes": now.users,
+            "used": now.used,
+            "max": now.limit,
+        }
+        self._unsent = operator_event(f"op-{name}-{round(time.time() * 1000)}", name, facts)

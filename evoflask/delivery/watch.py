@@ -1,17 +1,17 @@
-"""What the clock watches for people: lanes that fail, pause or recover, and new dead letters.
+"""Watch lanes that fail, pause or recover, and new dead letters, for the operator.
 
-Each change is a line of the log and, where `OPERATOR_WEBHOOK_URL` is set, an event of the
-hidden instance, delivered as any other: with retries, in order per tenant, at least once.
-What concerns the hidden instance itself is never told, so nothing can go round in circles.
-The clock may be killed anywhere: an event's id follows from what it tells, so whoever tells
-it again within an hour appends nothing.
+The clock logs each change. With `OPERATOR_WEBHOOK_URL` it also appends an event of the hidden
+instance. The event is delivered as any other: with retries, in order per tenant, at least once.
+Changes of the hidden instance itself cause no event, so no event can cause another one. The clock
+may be killed anywhere: the id of an event follows from its content, so a repeat within an hour
+appends nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -202,6 +202,11 @@ def _event(id: str, name: str, home: LaneSettings, facts: dict[str, Any]) -> Eve
         "sink": home.target.sink,
         **facts,
     }
+    return operator_event(id, name, data)
+
+
+def operator_event(id: str, name: str, data: Mapping[str, Any]) -> Event:
+    """Return an event for the operator. Events with an equal id are appended once."""
     return Event(
         id=id,
         given=True,
