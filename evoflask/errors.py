@@ -20,8 +20,8 @@
     │   └── Undecipherable       a stored secret opens with no key that this process has
     └── Misconfigured            a setting is wrong; the process does not start
 
-The drawing is compared with the classes by a test. `web/errors.py` renders them; no other module
-else turns an error into an answer.
+A test compares the drawing with the classes. `web/errors.py` renders them; no other module turns an
+error into an answer.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ gets no proxies or passwords from the environment and keeps no cookies. It decom
 kilobyte can become a gigabyte.
 
 The guard stands in two places. The resolver refuses names with an address that may not be
-reached, and what it answers is what is connected to (nobody resolves a second time, so a name
-cannot change its mind in between). The socket factory asks once more for each socket, which also
+reached. The connection goes to the address that it returned, and the name is not resolved again. So
+a name cannot change in between. The socket factory asks once more for each socket, which also
 covers hosts that are addresses already: those never get to a resolver.
 
 A test of a subscription has a `Door` or a session of its own. So its story shows name, connection

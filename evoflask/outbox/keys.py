@@ -19,7 +19,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:graves            set      lanes with something in dying
     evo:{pN}:lane:<s>          hash     hold, flags, breaker, last error, losses, books, pace, fails
     evo:{pN}:failing           zset     lanes whose attempts fail, by when the clock looks at them
-    evo:{pN}:buried            hash     letters that the operator was not told of, by lane
+    evo:{pN}:buried            hash     letters not yet reported to the operator, by lane
     evo:{pN}:due:<sink>        zset     lanes by when to look at them next
     evo:{pN}:alone:<sink>      zset     the same for lanes that lost three holds in a row
     evo:{pN}:oldest:<sink>     zset     lanes by the age of their oldest entry
@@ -36,10 +36,10 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:gone:<s>:<n>:waiting  zset   a backlog that was purged, until it is swept
     evo:{pN}:sweep             set      what is to be swept
     evo:{pN}:totals            hash     counters by sink, histograms of latency
-    evo:{pN}:awake:<sink>      string   somebody drains this sink here (expires)
+    evo:{pN}:awake:<sink>      string   a drain is awake for this sink (expires)
     evo:{pN}:drains:<sink>     hash     the drains that are awake, and their lanes (expires)
     evo:{pN}:rung:<sink>       string   a bell is on its way (expires)
-    evo:{pN}:asked:<sink>      list     tests of subscriptions that nobody took yet
+    evo:{pN}:asked:<sink>      list     tests of subscriptions that no drain took yet
     evo:{pN}:trials:<sink>     zset     tests that are open, with their instance, by their end
     evo:{pN}:trial:<id>        hash     a test: its lane, its request, its story (expires)
     evo:{pN}:feed              stream   a line for each append that websockets want, and each change

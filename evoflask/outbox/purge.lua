@@ -4,7 +4,7 @@
 --   lane:<s>  hash  books     due, alone, oldest, weight, weighing, over     wake:<sink>  channel
 --
 -- Atomic because the count that was confirmed is the count of what goes, and is in the books.
--- What is in `dying` was given up before: it gets its letter.
+-- Entries in `dying` were given up before: they get their letters.
 --
 -- ARGV: s, the backlog that the operator saw. Answers {'unknown'}, {'other', backlog} or
 -- {'ok', discarded, bytes}.

@@ -3,9 +3,9 @@
 --   lane:<s>  hash  hold, books, breaker, pace  waiting:<s>  zset  - members, dates
 --   tries:<s> hash  how often an entry failed   dying:<s>, graves  what is given up
 --   early:<s> hash  retries that came before their date
---   outbox:<i>, body:<i>:<e>   - entries past retention that nobody has any more
+--   outbox:<i>, body:<i>:<e>   - entries past retention that no lane has any more
 --   due:<sink>, oldest:<sink>, weight, weighing, totals
---   failing   zset  + the lane when its attempts fail, or work again and somebody was told
+--   failing   zset  + the lane when its attempts fail, or work again after a report
 --
 -- Atomic because a delivery is on the lane, dying or settled, and exactly one of them; and
 -- because the books move by what really left the lane.

@@ -4,7 +4,7 @@
 --   unwanted:<i>  stream  - events
 --   waiting:<s>, dying:<s>  read      aging  zset  the next date     stored, storing  bytes
 --
--- Atomic because an entry must not be given to nobody and deleted while a lane has it.
+-- Atomic because an entry must not be deleted while a lane has it.
 --
 -- ARGV: i, retain entries, retain ms, entries at most. Answers {moved over, more (1|0)}.
 

@@ -7,5 +7,5 @@
     answers.py   the server's own answers, and the account of the application's
     worker.py    gunicorn's threaded worker, whose poller receives requests and closes connections
 
-Floor: beside `web`, which it does not know; nobody but gunicorn's configuration imports it.
+Floor: beside `web`, which it does not know; only gunicorn's configuration imports it.
 """

@@ -51,9 +51,8 @@ _LINGER: Final = 2.0
 """Seconds that the other side has to hang up after the last answer, or it might lose it: a
 socket that is closed with unread bytes in it resets the connection."""
 _LAST_LINGER: Final = 1.0
-"""The same while the process ends, and the seconds that a connection may then be silent before
-it is closed: a client that asks more often gets another connection. gunicorn grants two, and
-there are platforms that kill after five for everything."""
+"""Seconds for the same while the process ends, and the seconds of silence after which a connection
+is then closed. gunicorn grants two, and some platforms kill a process after five."""
 _LOOK: Final = 0.25
 """Seconds between two looks for overdue connections."""
 _TELL: Final = 60.0

@@ -4,12 +4,11 @@ Delivered means: the receiver answered 2xx and its answer was read to the end, w
 subscription's timeout and `MAX_ANSWER` bytes. It says nothing of what the receiver did with
 the event.
 
-An answer without end or beyond the bound is AMBIGUOUS whatever its status said: a proxy that
-sends 200 and breaks off is not a receiver that has kept the event. A status that is a
-failure stands as soon as its head is read. 307 and 308 are followed, `MAX_REDIRECTS` times
-at most, through the guard, with the same method and body; the subscription's own headers
-stay behind when the origin changes, the signature goes along. Any other redirect would turn
-the POST into a GET, so it is a failure that says so.
+An answer without end or beyond the bound is AMBIGUOUS, also with a 2xx: a proxy that sends 200 and
+breaks off does not prove that a receiver kept the event. The status of a failure counts as soon as
+its head is read. 307 and 308 are followed, `MAX_REDIRECTS` times at most, through the guard, with
+the same method and body. If the origin changes, the signature goes along, and the subscription's
+own headers do not. Any other redirect would turn the POST into a GET, so it is a failure.
 
 The header `jwt_key` is never sent. Each attempt signs an `Authorization: Bearer` with it, which
 replaces any other `Authorization` and stays at its origin.

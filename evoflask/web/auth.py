@@ -3,7 +3,7 @@
 The key is in the header `apikey`, or in `Authorization: Bearer`.
 
 A caller without an operator's key gets the same 401 for a wrong key and for an instance that
-does not exist, so nobody learns names by asking. A read-only key may ask for whatever a
+does not exist, so names cannot be found by trying. A read-only key may ask for whatever a
 global one may, and is told 403 where it would change something.
 """
 

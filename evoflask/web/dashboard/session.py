@@ -1,9 +1,9 @@
-"""Who may look: an operator's key, as a header or through a form that keeps it in a signed cookie.
+"""Admit an operator's key, as a header or through a form that keeps it in a signed cookie.
 
-A cookie says until when it is good and is signed with a key that follows from the one that was
-given: no state, the same in every web process, void when that key is taken away. Scripts cannot
-read it and no other site makes a browser send it. A second cookie, which scripts can read,
-carries what each POST must repeat in the header `X-CSRFToken`; rq-dashboard sends it.
+A cookie has its end, and a signature by a secret derived from the key. So it needs no state, holds
+in every web process, and is void when the key is removed. Scripts cannot read it, and no other site
+makes a browser send it. Scripts can read a second cookie. Each POST must repeat its value in the
+header `X-CSRFToken`; rq-dashboard sends it.
 
 At `/docs`, which shows nothing of tenants, the form also takes an instance's token. Its cookie
 names the instance. A secret derived from the token's digest signs it, so it ends with the token.

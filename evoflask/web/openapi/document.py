@@ -42,10 +42,10 @@ ELSEWHERE: Final = ("/rq", "/ws", "/docs")
 _ABOUT: Final = """\
 Events of many tenants, delivered to their sinks at least once and visibly.
 
-An *instance* is a tenant. What is emitted for it goes to its subscriptions, each of which names a
-sink (webhook, websocket, rabbitmq, nats, sqs, pusher) and is a lane of its own: a dead endpoint
-holds up nobody else. What cannot be delivered lies in the dead letters until somebody requeues or
-discards it.
+An *instance* is a tenant. Its events go to its subscriptions. Each subscription names a sink
+(webhook, websocket, rabbitmq, nats, sqs, pusher) and is a lane of its own. A dead endpoint delays
+no other one. An event that cannot be delivered becomes a dead letter, until it is requeued or
+discarded.
 
 Every request carries a key in the header `apikey`, or as `Authorization: Bearer`. The key is one of
 the operator's, or the token of an instance, which sees and changes only that instance. If both
