@@ -34,17 +34,23 @@ TOMBSTONE_MS = 7 * 86400 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Script:
+    """Lua of one verb. `sha`: the SHA-1 by which Redis runs it."""
+
     name: str
     text: str
-    sha: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", sha)
 
 
 @cache
 def script(name: str) -> Script:
-    """A verb's Lua: the shared part, then its own file."""
+    """Return a verb's Lua: the shared part, then its own file."""
     here = files("evoflask.outbox")
     text = (here / "lib.lua").read_text() + "\n" + (here / f"{name}.lua").read_text()
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(name, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def with_model_clock(name: str) -> Script:
         f"string.format('%.0f-%.0f', NOW, call('INCR', '{CLOCK}:seq')), 'id'",
     )
     assert text != plain.text
-    return Script(plain.name, text, "")
+    return Script(plain.name, text)
 
 
 class ModelOutbox(Outbox):
