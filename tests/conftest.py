@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import redis
+from werkzeug.routing import Rule
 
 from evoflask import db, vault
 from evoflask.dev import postgres_server, process
@@ -49,6 +51,26 @@ def pytest_configure() -> None:
     # all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    _share_builders()
+
+
+def _share_builders() -> None:
+    """Let werkzeug compile the URL builder of a rule once in the suite, not in each application.
+
+    The suite makes three thousand applications of seventy rules. Their builders took 60 ms of the
+    90 ms of `create_app`. A builder depends on the rule's text alone where there are no defaults.
+    """
+    compile_builder, known = Rule._compile_builder, dict[object, Any]()
+
+    def shared(rule: Rule, append_unknown: bool = True) -> Any:
+        if rule.defaults:
+            return compile_builder(rule, append_unknown)
+        key = rule.rule, tuple(rule._trace), append_unknown
+        if key not in known:
+            known[key] = compile_builder(rule, append_unknown)
+        return known[key]
+
+    Rule._compile_builder = shared  # type: ignore[method-assign]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -138,6 +160,30 @@ def postgres_tables(postgres: PostgresServer) -> str:
     db.upgrade()
     db.database.obj.close_all()
     return name
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SQLite file with all tables and no rows."""
+    file = tmp_path_factory.mktemp("sqlite") / "tables.db"
+    db.connect(Url(f"sqlite:///{file}"))
+    db.upgrade()
+    _close_all()  # the last connection writes the log into the file
+    return file
+
+
+@pytest.fixture
+def make_tables(sqlite_tables: Path) -> Callable[[], None]:
+    """Make the tables of a new database. SQLite's file is copied, which costs a hundredth of the
+    migrations."""
+
+    def make() -> None:
+        if db.is_sqlite():
+            shutil.copy(sqlite_tables, db.database.database)
+        else:
+            db.upgrade()
+
+    return make
 
 
 @pytest.fixture

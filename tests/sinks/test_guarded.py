@@ -81,10 +81,10 @@ HARMLESS = [
 
 
 @pytest.fixture
-def call(settings: Callable[..., Settings]) -> Iterator[Request]:
+def call(settings: Callable[..., Settings], make_tables: Callable[[], None]) -> Iterator[Request]:
     """A server where nothing private is allowed."""
     client = composition.create_app(settings(webhook_allow_networks=())).test_client()
-    db.upgrade()
+    make_tables()
 
     def request(method: str, path: str, body: Any = None, *, key: str = API_KEY) -> TestResponse:
         return client.open(path, method=method, headers={"apikey": key}, json=body)

@@ -27,12 +27,14 @@ GLOBAL = {"apikey": API_KEY}
 
 
 @pytest.fixture
-def application(settings: Callable[..., Settings]) -> Iterator[Flask]:
+def application(
+    settings: Callable[..., Settings], make_tables: Callable[[], None]
+) -> Iterator[Flask]:
     """Compose the application as gunicorn does, and make its tables."""
     made = composition.create_app(settings())
     made.test_client_class = Conforming
     the_document(made)  # before a test adds a view without a description
-    db.upgrade()
+    make_tables()
     yield made
     db.close()
 

@@ -36,10 +36,12 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def own(own_redis: RedisServer, settings: Callable[..., Settings]) -> Iterator[Flask]:
+def own(
+    own_redis: RedisServer, settings: Callable[..., Settings], make_tables: Callable[[], None]
+) -> Iterator[Flask]:
     """The application on that server."""
     made = composition.create_app(settings(redis_url=own_redis.url))
-    db.upgrade()
+    make_tables()
     yield made
     db.close()
 

@@ -29,11 +29,13 @@ LOCAL = ("webhook", "pusher")
 
 
 @pytest.fixture
-def application(settings: Callable[..., Settings]) -> Iterator[Flask]:
+def application(
+    settings: Callable[..., Settings], make_tables: Callable[[], None]
+) -> Iterator[Flask]:
     """With a server named for every sink; nobody delivers here."""
     servers = {"rabbitmq_uri": "amqp://127.0.0.1:1", "nats_uri": "nats://127.0.0.1:1"}
     made = composition.create_app(settings(**servers))
-    db.upgrade()
+    make_tables()
     yield made
     db.close()
 
