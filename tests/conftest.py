@@ -26,6 +26,7 @@ from evoflask.dev.process import wait_for as _wait_for
 from evoflask.dev.redis_server import RedisServer, find_binary
 from evoflask.errors import Misconfigured
 from evoflask.settings import Settings
+from tests import schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
@@ -71,6 +72,17 @@ def _share_builders() -> None:
         return known[key]
 
     Rule._compile_builder = shared  # type: ignore[method-assign]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first. The tests of a file stay together."""
+    items.sort(key=lambda item: schedule.rank(schedule.file_of(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Replace the scheduling of `--dist loadfile`."""
+    return schedule.LongestFirst(config, log) if config.option.dist == "loadfile" else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
