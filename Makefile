@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 SECTIONS ?=
 FUZZ_ARGS ?=
 POSTGRES_TESTS ?= tests/unit tests/web tests/gateway tests/system
-# Most tests wait for processes: three at a time keep two cores busy. A file's stay together.
+# Three at a time keep two cores busy. tests/schedule.py puts the long ones first.
 ABREAST := -n 3 --dist loadfile
 
 help: ## Show this
@@ -44,7 +44,10 @@ test-slow: $(SERVERS) ## Faults, isolation, many schedules
 	$(BIN)/pytest -m "slow and not beside" --timeout 1800 $(PYTEST_ARGS)
 
 test-postgres: $(SERVERS) ## The same on PostgreSQL alone, faults too; POSTGRES_TESTS=some of it
-	DATABASE=postgres $(BIN)/pytest --timeout 1800 $(POSTGRES_TESTS) $(PYTEST_ARGS)
+	DATABASE=postgres $(BIN)/pytest -m "not slow or beside" --timeout 1800 $(ABREAST) \
+		$(POSTGRES_TESTS) $(PYTEST_ARGS)
+	DATABASE=postgres $(BIN)/pytest -m "slow and not beside" --timeout 1800 \
+		$(POSTGRES_TESTS) $(PYTEST_ARGS) || [ $$? = 5 ] # 5: none of them is to run alone
 
 fuzz: $(SERVERS) ## The API against its own documentation, by schemathesis: FUZZ_ARGS="--examples 100"
 	$(BIN)/python -m tests.system.fuzz $(FUZZ_ARGS)

@@ -74,6 +74,7 @@ def test_the_web_process_listens_on_loopback_unless_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 @pytest.mark.timeout(900)
 def test_a_fresh_copy_delivers_its_first_event_and_installs_only_what_running_needs(
     tmp_path: Path, root: Path

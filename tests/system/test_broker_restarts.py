@@ -25,7 +25,7 @@ from tests.system.conftest import MakeHouse
 from tests.system.house import House, Threads, message
 from tests.system.reliability import Row, Table
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(600)]
 
 PRODUCERS = 4
 PAUSE = 0.05

@@ -17,7 +17,7 @@ from tests.system.reliability import Table
 from tests.system.store import NAMES, usual
 from tests.system.test_store_faults import Producers, letters, refuse
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.beside, pytest.mark.timeout(600)]
 
 REST = ("worker", "clock")
 

@@ -178,6 +178,7 @@ def test_a_million_letters_are_answered_within_a_second_and_disturb_no_worker(
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 def test_a_requeue_goes_on_after_its_clock_was_killed_and_repeats_a_piece_at_most(
     make_house: MakeHouse, receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from tests.system.ledger import Faults, Ledger
 from tests.system.reliability import Table
 from tests.system.store import NAMES, Postgres, Sqlite, Store, usual
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TENANTS = 4
 LOCKED = 30
@@ -76,6 +76,7 @@ class Producers:
         self._threads.join()
 
 
+@pytest.mark.beside
 def test_a_redis_that_takes_no_writes_answers_503_and_costs_no_event(
     make_house: MakeHouse, receiver: Receiver, table: Table
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_redis_that_goes_back_by_a_second_loses_that_second_and_a_repeat_bring
     wait_for(lambda: house.audit()[0] == 0, 30, "the audit to find nothing", 0.5)
 
 
+@pytest.mark.beside
 def test_an_emptied_redis_of_rq_costs_seconds_at_most(
     make_house: MakeHouse, receiver: Receiver, table: Table, tmp_path: Path
 ) -> None:
@@ -192,6 +194,7 @@ def refuse(house: House, receiver: Receiver, client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.beside
 def test_a_database_that_somebody_locks_for_30_seconds_holds_up_letters_and_no_event(
     make_house: MakeHouse, receiver: Receiver, table: Table, tmp_path: Path, name: str
 ) -> None:
@@ -225,6 +228,7 @@ def test_a_database_that_somebody_locks_for_30_seconds_holds_up_letters_and_no_e
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.beside
 def test_a_database_whose_disk_is_full_holds_up_letters_and_no_event(
     make_house: MakeHouse,
     receiver: Receiver,
@@ -270,6 +274,7 @@ def test_a_database_whose_disk_is_full_holds_up_letters_and_no_event(
     assert house.audit()[0] == 0
 
 
+@pytest.mark.beside
 def test_a_web_process_killed_in_mid_request_leaves_what_its_producer_repeats_once(
     make_house: MakeHouse, receiver: Receiver, table: Table
 ) -> None:
@@ -310,6 +315,7 @@ def test_a_web_process_killed_in_mid_request_leaves_what_its_producer_repeats_on
     assert house.audit()[0] == 0
 
 
+@pytest.mark.beside
 def test_a_clock_that_is_dead_for_a_minute_costs_seconds(
     make_house: MakeHouse, receiver: Receiver, table: Table
 ) -> None:
