@@ -67,11 +67,11 @@ HEADING = "Draining to brokers, one process"
 NAMES = ("what", "events/s", "CPU us")
 
 
-def section(run_of: Run) -> None:
+def section(run_of: Run, brokers: Sequence[str] = BROKERS) -> None:
     """Each with its bare client before and after. Without media, which not all of them take."""
     count = 20_000 if run_of.full else 5_000
     for _ in range(run_of.rounds):
-        for sink in BROKERS:
+        for sink in brokers:
             costs = run(sink, 100, count)
             for cost in costs:
                 run_of.row(HEADING, NAMES, cost.name, cost.rate, cost.micros)
