@@ -8,6 +8,7 @@ looked at again before it is told.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -106,9 +107,10 @@ class _Audit:
                     self._members(lane.instance.partition, lane.lane, _where(lane))
                 for instance in instances:
                     self._leaks(instance)
+                    self._stored(instance)
         for partition in self._outbox.partitions(1):
             self._strangers(partition)
-            self._weighing(partition)
+            self._sums(partition)
             self._totals(partition)
             if deep:
                 self._deep(partition)
@@ -229,17 +231,21 @@ class _Audit:
 
     # -- sums --------------------------------------------------------------------------------
 
-    def _weighing(self, partition: int) -> None:
+    def _sums(self, partition: int) -> None:
+        for kind, read, what in _SUMS:
+            self._sum(partition, kind, read, what)
+
+    def _sum(self, partition: int, kind: str, read: _ReadSum, what: str) -> None:
         for _ in range(AGAIN):
-            found = inventory.weighing(self._outbox, partition)
+            found = read(self._outbox, partition)
             if found is None:
                 continue
             kept, total = found
             if kept != total:
-                words = f"The sum of weights is kept as {counted(kept, 'byte')} and is {total}."
-                self._report.tell("weighing", f"partition {partition}", words)
+                words = f"The sum of {what} is kept as {counted(kept, 'byte')} and is {total}."
+                self._report.tell(kind, f"partition {partition}", words)
             return
-        self._report.unchecked.append(f"the sum of weights of partition {partition}")
+        self._report.unchecked.append(f"the sum of {what} of partition {partition}")
 
     def _totals(self, partition: int) -> None:
         """The counters of a sink against its lanes, if nothing moves meanwhile."""
@@ -313,7 +319,41 @@ class _Audit:
             words = f"{kept} counted within retention, and {there} there."
             self._report.tell("outbox", instance.name, words)
 
+    def _stored(self, instance: Instance) -> None:
+        """The bytes of an outbox, and the fingerprints of its ids."""
+        partition, i = instance.partition, instance.outbox
+
+        def wrong() -> str | None:
+            found = inventory.stored(self._outbox, partition, i)
+            if found is None or found[0] == found[1]:
+                return None
+            kept = counted(found[0], "byte")
+            return f"Its outbox is kept as {kept} and has {found[1]}; the clock recounts."
+
+        if words := self._still(wrong):
+            self._report.tell("stored", instance.name, words)
+        alone, bare = inventory.unmatched_ids(self._outbox, partition, i)
+        if alone or bare:
+            prints = counted(alone, "fingerprint has", "fingerprints have")
+            ids = counted(bare, "id has", "ids have")
+            words = f"{prints} no id, and {ids} no fingerprint."
+            self._report.tell("ids", instance.name, words)
+
+    def _left_over(self, partition: int) -> None:
+        """Keys of instances that were deleted."""
+        pages = [
+            inventory.named(self._outbox, partition, each) for each in inventory.OF_AN_INSTANCE
+        ]
+        for page in itertools.chain(*pages, inventory.storing_instances(self._outbox, partition)):
+            for i in page:
+                if left := self._still(lambda i=i: self._left(partition, i)):  # type: ignore[misc]
+                    self._report.tell("instance", i, f"It was deleted, and Redis has its {left}.")
+
+    def _left(self, partition: int, i: str) -> str | None:
+        return ", ".join(inventory.left_over(self._outbox, partition, i)) or None
+
     def _deep(self, partition: int) -> None:
+        self._left_over(partition)
         for lane in self._orphans[partition]:
             self._members(partition, lane, lane)
         for names in inventory.named(self._outbox, partition, "body"):
@@ -344,6 +384,11 @@ class _Audit:
 
 _SIGNS = (("routed", 1), ("requeued", 1), ("delivered", -1), ("dead", -1), ("discarded", -1))
 _BOOKS = [book for book, _ in _SIGNS]
+_ReadSum = Callable[[Outbox, int], tuple[int, int] | None]
+_SUMS: tuple[tuple[str, _ReadSum, str], ...] = (
+    ("weighing", inventory.weighing, "weights"),
+    ("storing", inventory.storing, "stored bytes"),
+)
 
 
 def _same(one: LaneView, other: LaneView) -> bool:

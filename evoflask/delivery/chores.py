@@ -17,6 +17,7 @@ from evoflask import attempts, auditlog, bell, configuration, db, deadletters, h
 from evoflask.configuration import Configuration
 from evoflask.delivery.disk_watch import DiskWatch
 from evoflask.delivery.memory_watch import MemoryWatch
+from evoflask.delivery.recounts import Recounts
 from evoflask.delivery.watch import Watch
 from evoflask.errors import EvoflaskError, OutboxUnwritable
 from evoflask.ids import random_id
@@ -86,6 +87,7 @@ class Chores:
         self._watch = Watch(settings, self._outbox, changes, manager)
         self._disk = DiskWatch(settings, self._outbox, self._watch.tell)
         self._memory = MemoryWatch(settings, self._watch.tell)
+        self._recounts = Recounts(self._outbox)
         self._lease = Lease(self._outbox, random_id(), LEASE)
         self._timetable = Timetable(self._outbox)
         self._mirror = Mirror(self._bells, SINK_NAMES, settings.deadletter_mirror)
@@ -122,6 +124,7 @@ class Chores:
         self._do("bury", lambda: self._each(partitions, self._bury))
         self._do("trim", lambda: self._each(partitions, self._trim))
         self._do("sweep", lambda: self._each(partitions, self._sweep))
+        self._do("recount", lambda: self._each(partitions, self._recounts.step))
         self._do("letters", self._letters)
         self._do("attempts", lambda: self._each(partitions, self._log))
         self._do("forget attempts", self._forget_attempts)

@@ -6,7 +6,7 @@ walks over many keys is a page of a scan, so that memory is bounded and Redis is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,23 +146,119 @@ def waits(outbox: Outbox, lanes: Sequence[tuple[int, str, str]]) -> list[bool]:
     return [score is not None for score in outbox.ask(fetch)]
 
 
-def weighing(outbox: Outbox, partition: int) -> tuple[int, int] | None:
-    """(the sum as it is kept, the sum of all lanes' weights); None: it changed meanwhile.
+def stored(outbox: Outbox, partition: int, i: str) -> tuple[int, int] | None:
+    """Return (bytes of an outbox as they are kept, as they are); None if it changed meanwhile."""
 
-    The counters tell of a change too: what came and what left may weigh the same, and they
-    only ever grow.
-    """
-    before = totals(outbox, partition), _weighing(outbox, partition)
-    key, total, at = keys.of(partition, "weight"), 0, 0
+    def read(answer: Any) -> tuple[int, str, int, tuple[int, str]]:
+        looked, last, found, kept, newest = answer
+        return looked, _text(last), int(found), (int(kept), _text(newest))
+
+    after, total = "-", 0
+    first: tuple[int, str] | None = None
+    while True:
+        call = Call(script("bytes"), keys.prefix(partition), (i, after, PAGE), read)
+        looked, after, found, state = outbox.run(call)
+        total += found
+        first = first or state
+        if looked < PAGE:
+            return (state[0], total) if state == first else None
+
+
+def storing(outbox: Outbox, partition: int) -> tuple[int, int] | None:
+    """Return (the sum of stored bytes as it is kept, as it is); None if it changed meanwhile."""
+    return _sum(outbox, partition, "stored", "storing")
+
+
+def unmatched_ids(outbox: Outbox, partition: int, i: str) -> tuple[int, int]:
+    """Return how many fingerprints have no id, and how many ids lack the fingerprint that their
+    date announces."""
+    prints, seen = (keys.of(partition, f"{kind}:{i}") for kind in ("prints", "seen"))
+
+    def pairs(ids: Sequence[bytes]) -> list[tuple[float | None, bool]]:
+        """Date and fingerprint of each, by one moment."""
+
+        def fetch(r: Any) -> list[Any]:
+            pipe = r.pipeline(transaction=True)
+            for each in ids:
+                pipe.zscore(seen, each)
+                pipe.hexists(prints, each)
+            rows: list[Any] = pipe.execute()
+            return rows
+
+        rows = outbox.ask(fetch)
+        return list(zip(rows[::2], rows[1::2], strict=True))
+
+    alone = bare = 0
+    for page in _scanned(outbox, lambda r, at: r.hscan(prints, at, count=1000)):
+        alone += sum(date is None and there for date, there in pairs(page))
+    for page in _scanned(outbox, lambda r, at: r.zscan(seen, at, count=1000)):
+        bare += sum((date or 0.0) % 1 == 0.5 and not there for date, there in pairs(page))
+    return alone, bare
+
+
+def _scanned(outbox: Outbox, scan: Callable[[Any, int], Any]) -> Iterator[list[bytes]]:
+    at = 0
+    while True:
+        at, found = outbox.ask(lambda r, at=at: scan(r, at))  # type: ignore[misc]
+        rows = [row[0] if isinstance(row, tuple) else row for row in found]
+        for n in range(0, len(rows), 1000):
+            yield rows[n : n + 1000]
+        if not at:
+            return
+
+
+OF_AN_INSTANCE = ("seen", "prints", "unwanted")
+"""Keys that go with their instance, beside the outbox."""
+
+
+def left_over(outbox: Outbox, partition: int, i: str) -> list[str]:
+    """Return what is left of an instance that Redis does not know any more; none while it is still
+    to be swept."""
+
+    def fetch(r: Any) -> list[Any]:
+        pipe = r.pipeline(transaction=True)
+        pipe.hmget(keys.of(partition, f"config:{i}"), "revision", "gone")
+        pipe.sismember(keys.of(partition, "sweep"), f"{i} outbox")
+        pipe.zscore(keys.of(partition, "stored"), i)
+        for kind in OF_AN_INSTANCE:
+            pipe.exists(keys.of(partition, f"{kind}:{i}"))
+        rows: list[Any] = pipe.execute()
+        return rows
+
+    (revision, gone), sweeping, *there = outbox.ask(fetch)
+    if sweeping or (revision and not gone):
+        return []
+    names = ("stored", *OF_AN_INSTANCE)
+    return [name for name, each in zip(names, there, strict=True) if each]
+
+
+def storing_instances(outbox: Outbox, partition: int) -> Iterator[list[str]]:
+    """Instances whose stored bytes are kept, page by page."""
+    key = keys.of(partition, "stored")
+    for page in _scanned(outbox, lambda r, at: r.zscan(key, at, count=1000)):
+        yield [_text(i) for i in page]
+
+
+def weighing(outbox: Outbox, partition: int) -> tuple[int, int] | None:
+    """Return (the sum of all lanes' weights as it is kept, as it is); None if it changed
+    meanwhile."""
+    return _sum(outbox, partition, "weight", "weighing")
+
+
+def _sum(outbox: Outbox, partition: int, parts: str, whole: str) -> tuple[int, int] | None:
+    """The counters show a change, too: what came and what left may weigh the same, and counters
+    only grow."""
+    before = totals(outbox, partition), _number(outbox, partition, whole)
+    key, total, at = keys.of(partition, parts), 0, 0
     while rows := outbox.ask(lambda r, n=at: r.zrange(key, n, n + 999, withscores=True)):  # type: ignore[misc]
         total += sum(int(weight) for _, weight in rows)
         at += 1000
-    after = totals(outbox, partition), _weighing(outbox, partition)
+    after = totals(outbox, partition), _number(outbox, partition, whole)
     return (before[1], total) if after == before else None
 
 
-def _weighing(outbox: Outbox, partition: int) -> int:
-    found: Any = outbox.ask(lambda r: r.get(keys.of(partition, "weighing")))
+def _number(outbox: Outbox, partition: int, name: str) -> int:
+    found: Any = outbox.ask(lambda r: r.get(keys.of(partition, name)))
     return int(found or 0)
 
 

@@ -28,6 +28,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:{pN}:stored            zset     instances by bytes of the entries on their outbox and of
                                         their unwanted events
     evo:{pN}:storing           string   the sum of stored
+    evo:{pN}:recount           hash     a recount of stored: its instance, last entry, sum so far
     evo:{pN}:over              set      lanes beyond a limit of entries or bytes
     evo:{pN}:aging             zset     instances by when their oldest retained entry leaves, or
                                         their oldest unwanted event

@@ -183,11 +183,25 @@ local function field(row, name)
   end
 end
 
+-- How far a recount of an instance's bytes has come (recount.lua), padded; '' if none is under way.
+local recounted = {}
+local function recounted_up_to(i)
+  if not recounted[i] then
+    local r = call('HMGET', P .. 'recount', 'i', 'after')
+    recounted[i] = r[1] == i and padded(r[2]) or ''
+  end
+  return recounted[i]
+end
+
 -- Delete an entry. Answers the bytes counted for it, which the caller takes off by `store`.
 local function erase(i, id, fields)
   call('XDEL', P .. 'outbox:' .. i, id)
   call('DEL', P .. 'body:' .. i .. ':' .. id)
-  return tonumber(field(fields, 'w') or 0)
+  local bytes = tonumber(field(fields, 'w') or 0)
+  if bytes > 0 and padded(id) <= recounted_up_to(i) then
+    call('HINCRBY', P .. 'recount', 'sum', -bytes)
+  end
+  return bytes
 end
 
 -- After members left a lane for good: delete those entries that are past retention, up to
@@ -214,6 +228,10 @@ local function keep_unwanted(i, id, event, why)
   return #id + #event + #why + ENTRY_BYTES
 end
 
+local function unwanted_bytes(fields)
+  return #fields[2] + #fields[4] + #fields[6] + ENTRY_BYTES
+end
+
 -- Forget at most `n` unwanted events: those older than `age`, and the oldest beyond `most`.
 -- Answers the bytes that the caller takes off by `store`, and the date of the oldest that is left.
 local function forget_unwanted(i, most, age, n)
@@ -229,7 +247,7 @@ local function forget_unwanted(i, most, age, n)
       break
     end
     gone[r] = row[1]
-    freed = freed + #row[2][2] + #row[2][4] + #row[2][6] + ENTRY_BYTES
+    freed = freed + unwanted_bytes(row[2])
   end
   if gone[1] then call('XDEL', key, unpack(gone)) end
   if gone[1] and not left then call('UNLINK', key) end

@@ -2,6 +2,7 @@
 --
 --   sweep  set of `<i> gone:<s>:waiting` | `<i> gone:<s>:dying` | `<i> outbox`
 --   outbox:<i>  stream, body:<i>:<e>  - entries that no lane has any more     stored, storing
+--   seen:<i>, prints:<i>, unwanted:<i>  of a deleted instance: an older release leaves some
 --
 -- Atomic because an entry that leaves its last lane past retention must be deleted then.
 --
@@ -33,7 +34,10 @@ else
 end
 if #members == 0 then
   call('DEL', P .. (part == 'outbox' and 'outbox:' .. i or part))
-  if part == 'outbox' then store_nothing(i) end
+  if part == 'outbox' then
+    call('UNLINK', P .. 'seen:' .. i, P .. 'prints:' .. i, P .. 'unwanted:' .. i)
+    store_nothing(i)
+  end
   call('SREM', P .. 'sweep', what)
 end
 return math.max(#members, 1)

@@ -148,6 +148,13 @@ class Timetable:
         """Instances whose oldest retained entry leaves retention within `ahead` seconds."""
         return self._range(keys.of(partition, "aging"), (self.now() + ahead) * 1000, n)
 
+    def stored(self, partition: int, cursor: int) -> tuple[int, list[str]]:
+        """A page of the instances that store something, and where the next page begins. 0 begins,
+        and 0 is the end. An instance may come twice."""
+        key = keys.of(partition, "stored")
+        found: Any = self._outbox.ask(lambda r: r.zscan(key, cursor, count=100))
+        return int(found[0]), [i.decode() for i, _ in found[1]]
+
     def over(self, partition: int, n: int) -> list[str]:
         """Lanes that append found beyond a limit of entries or bytes."""
         return self._members(keys.of(partition, "over"), n)

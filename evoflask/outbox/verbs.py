@@ -495,6 +495,19 @@ def sweep(partition: int, *, n: int = 500) -> Call[int]:
     return _call("sweep", partition, (n,), int)
 
 
+def recount(partition: int, i: str, *, n: int) -> Call[tuple[bool, int, int]]:
+    """Bring the stored bytes of an instance in line with its outbox, `n` entries a call.
+
+    Returns (done, bytes as they were kept, bytes found); call it again until it is done."""
+    return _call("recount", partition, (i, n), lambda a: (a[0] == 1, int(a[1]), int(a[2])))
+
+
+def resum(partition: int, *, most: int) -> Call[tuple[int, int]]:
+    """Bring the stored bytes of all instances in line with those of each, if they are at most
+    `most` instances. Returns the sum before and after."""
+    return _call("resum", partition, (most,), lambda a: (int(a[0]), int(a[1])))
+
+
 def rewind(
     partition: int, lane: str, *, back: float, since: float, hold: float, n: int
 ) -> Call[float]:

@@ -209,6 +209,96 @@ def test_a_deleted_instance_stores_nothing(outbox: Outbox, redis_client: redis.R
     assert stored(redis_client) == (0, 0)
 
 
+def recounted(outbox: Outbox, i: str = "i1", n: int = 3) -> tuple[int, int]:
+    """Bytes before and after a whole recount, a few entries a call."""
+    done = False
+    while not done:
+        done, kept, found = outbox.run(verbs.recount(0, i, n=n))
+    return kept, found
+
+
+def test_a_wrong_sum_of_an_outbox_becomes_right_in_pieces(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, *(entry(n) for n in range(20)))
+    append(outbox, NewEntry("none", False, "CALL", b"{}", b"1", (), why=b"no"))
+    right = stored(redis_client)
+    redis_client.zincrby(keys.of(0, "stored"), 777, "i1")
+    redis_client.incrby(keys.of(0, "storing"), 777)
+
+    kept, found = recounted(outbox)
+
+    assert (kept, found) == (right[0] + 777, right[0])
+    assert stored(redis_client) == right
+    assert recounted(outbox, n=100) == (right[0], right[0])
+    redis_client.zrem(keys.of(0, "stored"), "i1")
+    redis_client.set(keys.of(0, "storing"), 0)
+    recounted(outbox)
+    assert stored(redis_client) == right
+
+
+def test_a_recount_is_right_beside_appends_and_erasures(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, *(entry(n) for n in range(20)))
+    redis_client.zincrby(keys.of(0, "stored"), 777, "i1")
+    redis_client.incrby(keys.of(0, "storing"), 777)
+
+    for n in range(4):
+        outbox.run(verbs.recount(0, "i1", n=3))
+        # Some are erased before the recount's place, the next ones behind it.
+        (held,) = outbox.run(verbs.take(0, "webhook", f"t{n}", hold=5, lanes=1, ids=4)).lanes
+        ended = [verbs.Ended("d", member, 1) for member, _ in held.ids]
+        outbox.run(verbs.settle(0, "s1", held.token, ended, hold=0))
+        outbox.run(verbs.trim(0, "i1", entries=0, seconds=0, n=100))
+        append(outbox, entry(100 + n))
+    recounted(outbox)
+
+    assert stored(redis_client) == outbox_bytes(redis_client)
+    assert not redis_client.exists(keys.of(0, "recount"))
+
+
+def outbox_bytes(redis_client: redis.Redis) -> tuple[int, float]:
+    """What `stored` must be."""
+    rows = redis_client.xrange(keys.outbox(0, "i1"))
+    total = sum(int(row[b"w"]) for _, row in rows)
+    return total, float(total)
+
+
+def test_a_recount_forgets_fingerprints_whose_id_is_gone(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, entry(1, given=True))
+    redis_client.hset(keys.of(0, "prints:i1"), "forgotten by an older release", "x")
+
+    recounted(outbox)
+
+    assert redis_client.hkeys(keys.of(0, "prints:i1")) == [b"id1"]
+
+
+def test_the_sum_of_all_outboxes_becomes_right(outbox: Outbox, redis_client: redis.Redis) -> None:
+    append(outbox, entry(1))
+    right = stored(redis_client)
+    redis_client.incrby(keys.of(0, "storing"), -5)
+
+    assert outbox.run(verbs.resum(0, most=0)) == (right[0] - 5, right[0] - 5)
+    assert outbox.run(verbs.resum(0, most=10)) == (right[0] - 5, right[0])
+    assert stored(redis_client) == right
+
+
+def test_sweeping_a_deleted_instance_takes_along_what_an_older_release_left(
+    outbox: Outbox, redis_client: redis.Redis
+) -> None:
+    append(outbox, entry(1))
+    outbox.run(verbs.configure(0, "i1", 2, "e1", [], deleted=True))
+    redis_client.hset(keys.of(0, "prints:i1"), "id1", "x")  # by a clock of that release
+
+    while outbox.run(verbs.sweep(0)):
+        pass
+
+    assert not redis_client.exists(keys.of(0, "prints:i1"))
+
+
 @pytest.mark.parametrize(
     ("found", "state"),
     [

@@ -34,7 +34,7 @@ def append(outbox: Outbox, *entries: NewEntry, **limits: float) -> verbs.Appende
 def test_every_key_that_a_script_names_is_in_the_drawing() -> None:
     named = set()
     verbs_ = "append take settle renew bury trim expire configure find probe skip purge ask answer"
-    verbs_ += " scan rewind share"
+    verbs_ += " scan rewind share recount resum bytes sweep"
     for name in verbs_.split():
         named |= set(re.findall(r"P \.\. \(?'([a-z]+)[:']", verbs.script(name).text))
 

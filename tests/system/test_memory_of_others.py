@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -58,7 +60,12 @@ def assert_unharmed(house: House, emitted: int = WAITING) -> None:
 def test_foreign_keys_in_a_shared_redis_cost_no_waiting_event_and_refuse_no_emit(
     make_house: MakeHouse, receiver: Receiver
 ) -> None:
-    house = make_house(maxmemory="200mb", retry_schedule="3600,3600")
+    receiver.control(keep=True)
+    house = make_house(
+        maxmemory="200mb",
+        retry_schedule="3600,3600",
+        operator_webhook_url=receiver.url("/operator"),
+    )
     make_victim(house, receiver)
 
     for name in ("another:app:1", "another:app:2"):
@@ -79,6 +86,35 @@ def test_foreign_keys_in_a_shared_redis_cost_no_waiting_event_and_refuse_no_emit
     assert refused.status_code == 503
     assert "other keys" in refused.json()["response"]["message"][0]
     assert house.lane("victim").waiting == WAITING + 1
+
+
+def for_operator(receiver: Receiver) -> list[dict[str, Any]]:
+    """What came for the operator, the oldest first."""
+    return [json.loads(each.body) for each in receiver.received() if each.path == "/operator"]
+
+
+def test_stored_bytes_of_an_outbox_that_was_trimmed_behind_the_books_become_right(
+    make_house: MakeHouse,
+) -> None:
+    """As by a process of an older release, which erases without counting."""
+    house = make_house(workers=0)
+    client = house.client()
+    for name in "ab":
+        client.create(name, websocket={"events": []})
+        client.emit_many(name, [{"event": "CALL", "data": message(n)} for n in range(150)])
+    [outbox, _] = sorted(house.raw.keys("evo:{p0}:outbox:*"))
+
+    house.raw.xtrim(outbox, maxlen=40, approximate=False)
+
+    def right() -> bool:
+        found = {
+            key.rpartition(b":")[2]: sum(int(row[b"w"]) for _, row in house.raw.xrange(key))
+            for key in house.raw.keys("evo:{p0}:outbox:*")
+        }
+        kept = dict(house.raw.zrange("evo:{p0}:stored", 0, -1, withscores=True))
+        return kept == found and int(house.raw.get("evo:{p0}:storing") or 0) == sum(found.values())
+
+    wait_for(right, 60, "the clock to recount", 0.1)
 
 
 @contextlib.contextmanager

@@ -51,8 +51,20 @@ def check(house: House, producers: Producers, receiver: Receiver) -> None:
     assert producers.ledger.missing(received) == []
     assert producers.ledger.disorder(received) == []
     assert house.off() == {}
-    status, said = house.audit()
-    assert status == 0, said
+    # The release before erases entries without counting. The clock of this one recounts.
+    if house.roots.pop("clock", None):
+        house.restart("clock", 0)
+    audits: list[str] = []
+
+    def clean() -> bool:
+        status, said = house.audit()
+        audits.append(said)
+        return status == 0
+
+    try:
+        wait_for(clean, 60, "an audit without findings", 2)
+    finally:
+        print(audits[-1])
     assert "Traceback" not in house.output("web") + house.output("worker") + house.output("clock")
 
 

@@ -121,6 +121,10 @@ def _weighing(client: redis.Redis, lane: str) -> None:
     client.incrby(f"{P}weighing", 5)
 
 
+def _storing(client: redis.Redis, lane: str) -> None:
+    client.incrby(f"{P}storing", 5)
+
+
 def _flag(client: redis.Redis, lane: str) -> None:
     client.hset(f"{P}lane:{lane}", "on", 0)
 
@@ -158,6 +162,7 @@ def _no_instance_row(client: redis.Redis, lane: str) -> None:
         (_aged, "lane", "a/webhook"),
         (_weightless, "lane", "a/webhook"),
         (_weighing, "weighing", "partition 0"),
+        (_storing, "storing", "partition 0"),
         (_flag, "lane", "a/webhook"),
         (_revision, "instance", "a"),
         (_no_config, "instance", "a"),
@@ -233,6 +238,28 @@ def _weight(client: redis.Redis, lane: str) -> None:
     client.incrby(f"{P}weighing", 5)
 
 
+def _stored(client: redis.Redis, lane: str) -> None:
+    client.zincrby(f"{P}stored", 5, _i(lane))
+    client.incrby(f"{P}storing", 5)
+
+
+def _print(client: redis.Redis, lane: str) -> None:
+    client.hset(f"{P}prints:{_i(lane)}", "id", "x")
+
+
+def _unprinted(client: redis.Redis, lane: str) -> None:
+    client.zadd(f"{P}seen:{_i(lane)}", {"id": 1_700_000_000_000.5})
+
+
+def _prints_of_the_deleted(client: redis.Redis, lane: str) -> None:
+    client.hset(f"{P}prints:gone", "id", "x")
+
+
+def _stored_of_the_deleted(client: redis.Redis, lane: str) -> None:
+    client.zincrby(f"{P}stored", 5, "gone")
+    client.incrby(f"{P}storing", 5)
+
+
 def _letter(client: redis.Redis, lane: str) -> None:
     member = first(client, f"{P}waiting:{lane}")
     letter = DeadLetter.get((DeadLetter.lane == lane) & DeadLetter.requeued_at.is_null())
@@ -258,6 +285,11 @@ def _foreign(client: redis.Redis, lane: str) -> None:
         (_tries, "delivery"),
         (_leak, "entry"),
         (_weight, "lane"),
+        (_stored, "stored"),
+        (_print, "ids"),
+        (_unprinted, "ids"),
+        (_prints_of_the_deleted, "instance"),
+        (_stored_of_the_deleted, "instance"),
         (_letter, "letter"),
         (_foreign, "delivery"),
     ],

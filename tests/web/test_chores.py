@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import redis
 
 from evoflask import db
 from evoflask.delivery.chores import Chores
+from evoflask.dev.process import wait_for
 from evoflask.settings import Settings
+from tests.web.conftest import Request
 
 pytestmark = pytest.mark.databases
 
@@ -31,6 +35,32 @@ def test_an_idle_tick_looks_through_no_table(
     assert any('"deleted_at" <' in sql for sql, _ in reads)
     plans = {sql: _plan(sql, values) for sql, values in reads}
     assert {sql: plan for sql, plan in plans.items() if _whole(plan)} == {}
+
+
+def test_the_clock_corrects_stored_bytes_of_each_instance_and_of_all(
+    call: Request, settings: Callable[..., Settings], redis_client: redis.Redis
+) -> None:
+    for name in "abc":
+        call("POST", "/instance/create", {"instanceName": name, "websocket": {"enabled": True}})
+        call("POST", f"/event/emit/{name}", [{"event": "CALL", "data": n} for n in range(250)])
+    right = _stored(redis_client)
+    for i in right:
+        redis_client.zincrby("evo:{p0}:stored", 5_000, i)
+    redis_client.incrby("evo:{p0}:storing", 20_000)
+    chores = Chores(settings())
+
+    wait_for(lambda: chores.tick() or _stored(redis_client) == right, 60)
+    wait_for(lambda: chores.tick() or _storing(redis_client) == sum(right.values()), 60)
+
+
+def _stored(client: redis.Redis) -> dict[str, float]:
+    rows: Any = client.zrange("evo:{p0}:stored", 0, -1, withscores=True)
+    return {i.decode(): bytes_ for i, bytes_ in rows}
+
+
+def _storing(client: redis.Redis) -> int:
+    found: Any = client.get("evo:{p0}:storing")
+    return int(found)
 
 
 def _plan(sql: str, values: list[object]) -> str:
