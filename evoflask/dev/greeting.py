@@ -23,7 +23,7 @@ receiver has printed the event.
     URL={url} HOOK=http://127.0.0.1:{hook}
     post() {{ curl -sS -H "apikey: $AUTHENTICATION_API_KEY" -H 'Content-Type: application/json' "$URL$1" -d "$2"; }}
     .venv/bin/flask --app app receive --port {hook} --events 1 --seconds 60 & RECEIVER=$!
-    curl -sS -o /dev/null --retry 60 --retry-delay 1 --retry-connrefused $HOOK/
+    curl -s -o /dev/null --retry 60 --retry-delay 1 --retry-connrefused $HOOK/
     post /instance/create '{{"instanceName": "demo", "integration": "EVOLUTION"}}'
     post /webhook/set/demo '{{"webhook": {{"enabled": true, "url": "'$HOOK'/hook"}}}}'
     post /event/emit/demo '{{"event": "MESSAGES_UPSERT", "data": {{"key": {{"remoteJid": "1@s.whatsapp.net"}}, "message": {{"conversation": "Hello"}}}}}}'
