@@ -255,7 +255,10 @@ class Reading:
                 self._give_up()
                 return
             if end < 0:
-                self._buffer = self._buffer + line
+                if self._buffer:
+                    self._buffer += line
+                else:
+                    self._buffer = bytearray(line)
                 return
             at = end + 1
             if self._buffer:
