@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from evoflask.sinks._schemes import USE_HTTPS
 from evoflask.sinks.base import Attempt, Outcome
 
 _DELIVERED: Final = {
@@ -61,6 +62,9 @@ def verdict(sink: str, attempt: Attempt, told: Mapping[str, Any]) -> str:
     """One sentence or two. `told`: the story as it is answered."""
     if attempt.outcome is Outcome.DELIVERED:
         return _DELIVERED[sink].format(code=attempt.code)
+    if USE_HTTPS in attempt.detail:
+        words = f"{USE_HTTPS[0].upper()}{USE_HTTPS[1:]}."
+        return f"{words} {_fate(attempt)}" if attempt.code.isdigit() else words
     if attempt.code == "tls":
         return _of_tls(attempt, told.get("tls") or {})
     if attempt.code in _CODES:
@@ -109,4 +113,5 @@ def _of_tls(attempt: Attempt, tls: Mapping[str, Any]) -> str:
             return "The certificate is self-signed: nobody vouches for it."
     if why:
         return f"The certificate is not accepted: {why}."
-    return f"There is no TLS connection: {attempt.detail or 'the port speaks something else'}."
+    reason = attempt.detail.removeprefix("no TLS connection").removeprefix(": ")
+    return f"There is no TLS connection: {reason or 'the port speaks something else'}."

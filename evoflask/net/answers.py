@@ -36,6 +36,8 @@ _FRAMING: Final = re.compile(
 )
 _FOLD: Final = re.compile(rb"\r?\n[ \t]+")
 _ORPHANS: Final = re.compile(rb"(?:\n[ \t][^\n]*)+")
+_TLS_RECORDS: Final = (b"\x15", b"\x16")
+"""First bytes of an alert and of a handshake (RFC 8446, 5.1)."""
 _EMPTY: Final = bytearray()
 """A buffer that is replaced, never added to."""
 _BODILESS: Final = frozenset({101, 204, 304})
@@ -47,6 +49,10 @@ _SIZE, _BEHIND, _TRAILER = range(3)
 
 class BadAnswer(ValueError):
     """The bytes are not an HTTP answer, or not one that can prove success."""
+
+
+class TlsRecord(BadAnswer):
+    """The bytes are an alert or a handshake of TLS."""
 
 
 class Answer:
@@ -308,6 +314,8 @@ class Reading:
 
 def _check_beginning(buffer: bytes | bytearray) -> None:
     """Refuse bytes that cannot become a status line, without waiting for more."""
+    if buffer[:1] in _TLS_RECORDS:
+        raise TlsRecord("it is TLS")
     if not b"HTTP/".startswith(bytes(buffer[:5]).upper()):
         raise BadAnswer("it has no HTTP status line")
     if len(buffer) > MAX_STATUS_LINE and buffer.find(b"\n", 0, MAX_STATUS_LINE + 1) < 0:

@@ -13,6 +13,7 @@ import ssl
 from collections import OrderedDict, deque
 from typing import Final
 
+import aiohttp
 from yarl import URL
 
 from evoflask.net.http import KEEPALIVE_SECONDS, Door
@@ -67,6 +68,22 @@ class Wires:
         except BaseException:
             self._busy -= 1
             raise
+
+    async def speaks_tls(self, origin: URL, seconds: float) -> bool:
+        """Return True if the server of a plain origin shakes hands with TLS, on a connection made
+        for that. A certificate that is refused proves TLS, too."""
+        asked = URL.build(scheme="https", host=origin.raw_host or "", port=origin.port)
+        try:
+            async with asyncio.timeout(seconds):
+                made, _ = await self._door.connect(asked)
+        except aiohttp.ClientConnectorCertificateError:
+            return True
+        except aiohttp.ClientConnectorSSLError as error:
+            return "ALERT" in (getattr(error.os_error, "reason", None) or "")
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return False
+        made.close()
+        return True
 
     def give_back(self, wire: Wire) -> None:
         """Keep a connection for its owner's next request; close one that cannot be used again."""

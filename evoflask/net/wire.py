@@ -27,7 +27,7 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from evoflask.net import tls
-from evoflask.net.answers import Answer, BadAnswer, Reading
+from evoflask.net.answers import Answer, BadAnswer, Reading, TlsRecord
 
 CHUNK: Final = 64 * 1024
 """Bytes of a body handed to the socket at a time, so that a large one is not copied at once."""
@@ -36,6 +36,10 @@ _WAITING: Final = select.POLLIN | select.POLLPRI | getattr(select, "POLLRDHUP", 
 
 class NotHttp(aiohttp.ClientError):
     """The answer is not HTTP, or cannot prove success. The text quotes nothing of the answer."""
+
+
+class TlsAnswered(NotHttp):
+    """The server speaks TLS, and was sent plain HTTP."""
 
 
 class Wire(asyncio.Protocol):
@@ -157,7 +161,8 @@ class Wire(asyncio.Protocol):
             reading.feed(data)
         except BadAnswer as error:
             self._look(reading)  # the status of a failure counts without its body
-            self._fail(NotHttp(str(error)))
+            in_tls = isinstance(error, TlsRecord) and self.secured is None
+            self._fail(TlsAnswered() if in_tls else NotHttp(str(error)))
             return
         self._look(reading)
 

@@ -20,8 +20,9 @@ from yarl import URL
 
 from evoflask.net import http as net_http
 from evoflask.net import resolver, story
-from evoflask.net.wire import CHUNK, NotHttp
+from evoflask.net.wire import CHUNK, NotHttp, TlsAnswered
 from evoflask.sinks._answers import MAX_DETAIL
+from evoflask.sinks._schemes import PLAIN, USE_HTTPS, is_plain_port
 from evoflask.sinks.base import Attempt, Outcome
 
 MAX_FAILURE = 64 * 1024
@@ -178,6 +179,7 @@ ENDINGS = (
     Ending(aiohttp.ClientPayloadError, "reset", "the answer broke off", True),
     Ending(aiohttp.UploadAbortedError, "reset", "the connection broke while sending", True),
     Ending(aiohttp.ClientConnectionError, "reset", "the connection broke before the answer", True),
+    Ending(TlsAnswered, "plain-http", USE_HTTPS, False),
     Ending(NotHttp, "bad-answer", "the answer is not valid", True),
     Ending(aiohttp.ClientResponseError, "bad-answer", "the answer is not HTTP", True),
     Ending(aiohttp.ClientError, "client", "the request failed", True),
@@ -193,16 +195,6 @@ _ERRNO = {
     errno.ENFILE: ("local", "this machine has no file descriptor left"),
     errno.EADDRNOTAVAIL: ("local", "this machine has no port left"),
 }
-
-
-_OF_A_PLAIN_PORT = frozenset(
-    {
-        "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST",
-        "UNEXPECTED_EOF_WHILE_READING", "UNEXPECTED_MESSAGE", "UNKNOWN_PROTOCOL",
-    }
-)  # fmt: skip
-"""OpenSSL's reasons if a server answers a handshake in plain text, or closes the connection."""
-PLAIN = "the port may not speak TLS: try http:// instead of https://"
 
 
 def translate(error: BaseException, *, sent: bool) -> Attempt:
@@ -233,14 +225,15 @@ def _inner(error: BaseException) -> BaseException:
 
 def _why(error: BaseException) -> str:
     """Return the reason of the system or of our own reader, without text from a URL."""
+    if isinstance(error, TlsAnswered):
+        return ""
     if isinstance(error, NotHttp):
         return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return str(getattr(error, "verify_message", ""))
     if isinstance(error, ssl.SSLError):
-        reason = getattr(error, "reason", None) or ""
-        words = reason.replace("_", " ").lower()
-        return f"{words}; {PLAIN}" if reason in _OF_A_PLAIN_PORT else words
+        words = (getattr(error, "reason", None) or "").replace("_", " ").lower()
+        return f"{words}; {PLAIN}" if is_plain_port(error) else words
     if isinstance(error, OSError) and error.errno in _ERRNO:
         return ""
     return error.strerror or "" if isinstance(error, OSError) else ""

@@ -6,8 +6,10 @@ Header values are Latin-1, out and in, as for Node, Java and the header schema.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Mapping
 
+import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -64,6 +66,12 @@ def lines(headers: Mapping[str, str]) -> bytes:
     return text.encode("latin-1")
 
 
+def hung_up(error: Exception) -> bool:
+    """Return True if a connection that had been made ended before an answer. Pure."""
+    ended = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    return ended and not isinstance(error, aiohttp.ClientConnectorError)
+
+
 class Line:
     """Posts over connections that each belong to one owner."""
 
@@ -99,6 +107,11 @@ class Line:
             told.step("answer")
             told.answers(status=answer.status, headers=told.headers(_shown(answer)))
         return Reply(self._wires, wire, answer)
+
+    async def speaks_tls(self, url: URL, seconds: float) -> bool:
+        """See `Wires`. No story is told of it."""
+        look = self._wires.speaks_tls(url.origin(), seconds)
+        return await asyncio.create_task(look, context=contextvars.Context())
 
     def close(self) -> None:
         """Close the free connections. The others belong to their requests."""

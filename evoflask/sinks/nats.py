@@ -36,6 +36,7 @@ from evoflask.sinks._answers import head
 from evoflask.sinks._nats_link import Address
 from evoflask.sinks._nats_parcels import NOWHERE, Carrier, Destination, Parcel
 from evoflask.sinks._nats_streams import no_stream, not_created, short, stream_config
+from evoflask.sinks._schemes import is_plain_port, no_tls
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target, host_in
 
 FIRST_WAIT = 0.2
@@ -384,7 +385,11 @@ _ENDINGS = (
     _Ending(nats.errors.AuthorizationError, "auth", "the server does not accept the credentials"),
     _Ending(nats.errors.InvalidUserCredentialsError, "auth", "the credentials cannot be read"),
     _Ending(nats.errors.SecureConnRequiredError, "tls", "the server asks for TLS"),
-    _Ending(nats.errors.SecureConnWantedError, "tls", "the server offers no TLS"),
+    _Ending(
+        nats.errors.SecureConnWantedError,
+        "tls",
+        no_tls("nats", "tls", "NATS_URI"),
+    ),
     _Ending(nats.errors.SecureConnFailedError, "tls", "no TLS connection"),
     _Ending(nats.errors.NoServersError, "connect", "no connection to the server"),
     _Ending(nats.errors.ServerNotInPoolError, "connect", "no connection to the server"),
@@ -408,6 +413,8 @@ _ENDINGS = (
     _Ending(UnicodeError, "settings", "NATS_URI or the subscription's settings cannot be used"),
     _Ending(ValueError, "settings", "NATS_URI or the subscription's settings cannot be used"),
 )
+_NO_TLS = no_tls("ws", "wss", "NATS_URI")
+"""A `tls` URL begins in plain text, so only a websocket meets a handshake that fails."""
 _REST = (
     _Ending(nats.errors.Error, "client", "the server or its client says no"),
     _Ending(Exception, "internal", "the message failed in this process"),
@@ -451,7 +458,9 @@ def _why(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return str(getattr(error, "verify_message", ""))
     if isinstance(error, ssl.SSLError):
-        return (getattr(error, "reason", None) or "").replace("_", " ").lower()
+        inner = getattr(error, "os_error", error)  # aiohttp's, of a websocket
+        words = (getattr(inner, "reason", None) or "").replace("_", " ").lower()
+        return f"{words}; {_NO_TLS}" if is_plain_port(inner) else words
     if isinstance(error, ConnectionRefusedError | TimeoutError):
         return ""
     if isinstance(error, OSError):

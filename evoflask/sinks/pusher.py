@@ -24,7 +24,7 @@ import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import aiohttp
@@ -49,6 +49,7 @@ from evoflask.sinks._http import (
     tell_request,
     translate,
 )
+from evoflask.sinks._schemes import PLAIN, wants_tls
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
 
 MAX_BATCH = 10
@@ -171,7 +172,8 @@ class PusherSink(Sink):
                 ) as session:
                     return await _post(session, request, body, app, self._shows, limit)
         except Exception as error:
-            return translate(error, sent=body is not None and body.started).told(app.host)
+            attempt = translate(error, sent=body is not None and body.started)
+            return _with_scheme(attempt, app.client.ssl).told(app.host)
 
     @property
     def _reachable(self) -> Sequence[guard.Network]:
@@ -298,6 +300,16 @@ def _too_large(size: int) -> Attempt:
     )
 
 
+def _with_scheme(attempt: Attempt, secure: bool) -> Attempt:
+    """Name `useTLS` in a failure that a wrong value of it may cause. Pure."""
+    detail = attempt.detail
+    if secure:
+        detail = detail.replace(PLAIN, "the port may not speak TLS: set useTLS to false")
+    elif attempt.code in ("bad-answer", "reset") or wants_tls("http", detail):
+        detail = f"{detail}; if the port speaks TLS, set useTLS to true"
+    return replace(attempt, detail=short(detail))
+
+
 @functools.lru_cache(maxsize=8192)
 def fault(channel: str, name: str) -> str:
     """What is wrong with the names of a channel and an event; "": nothing. Pure."""
@@ -338,6 +350,7 @@ async def _read(
     if status not in _ACCEPTED:
         body = await failure_body(response, limit)
         attempt = classify(status, body, retry_after(response), app.hidden)
+        attempt = _with_scheme(attempt, app.client.ssl)
         return attempt.told(app.host, head(body, app.hidden))
     body, content = b"", response.content
     while not content.at_eof():

@@ -54,6 +54,7 @@ from evoflask.sinks._rabbitmq_channel import (
 )
 from evoflask.sinks._rabbitmq_frames import Properties
 from evoflask.sinks._rabbitmq_link import REMEMBERED, BadUri, Link, server_of
+from evoflask.sinks._schemes import is_plain_port, no_tls
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target, host_in
 
 EXCHANGE = "evolution-events"
@@ -285,6 +286,7 @@ class _Ending(NamedTuple):
     sentence: str
 
 
+_NO_AMQP: Final = "what answered is no AMQP 0-9-1; a port that speaks TLS needs amqps://"
 # The first that fits. A test walks pika's exceptions and finds each of them here.
 _ENDINGS = (
     _Ending(_Blocked, "blocked", "the broker takes no messages: a memory or disk alarm"),
@@ -296,7 +298,7 @@ _ENDINGS = (
     _Ending(exceptions.ProbableAuthenticationError, "login", "the broker refused the login"),
     _Ending(exceptions.AuthenticationError, "login", "the broker knows no way to log in"),
     _Ending(exceptions.ProbableAccessDeniedError, "vhost", "the broker refused the virtual host"),
-    _Ending(exceptions.IncompatibleProtocolError, "protocol", "what answered is no AMQP 0-9-1"),
+    _Ending(exceptions.IncompatibleProtocolError, "protocol", _NO_AMQP),
     _Ending(exceptions.AMQPHeartbeatTimeout, "heartbeat", "the broker fell silent"),
     _Ending(exceptions.ConnectionBlockedTimeout, "blocked", "the broker blocked for too long"),
     _Ending(exceptions.NoFreeChannels, "channels", "more exchanges at once than channels"),
@@ -329,6 +331,7 @@ _ERRNO = {
     errno.EADDRNOTAVAIL: ("local", "this machine has no port left"),
 }
 _REFUSING = (exceptions.ChannelClosedByBroker, exceptions.NoFreeChannels, _Blocked, Busy)
+_NO_TLS: Final = no_tls("amqp", "amqps", "RABBITMQ_URI")
 _NAMES_NO_ONE = frozenset({403, 404})
 """What the broker says of the exchange as a whole: nothing that was under way got through."""
 
@@ -403,7 +406,8 @@ def _said(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return str(getattr(error, "verify_message", ""))
     if isinstance(error, ssl.SSLError):
-        return (getattr(error, "reason", None) or "").replace("_", " ").lower()
+        words = (getattr(error, "reason", None) or "").replace("_", " ").lower()
+        return f"{words}; {_NO_TLS}" if is_plain_port(error) else words
     if isinstance(error, OSError) and error.errno not in _ERRNO:
         return error.strerror or ""
     return ""

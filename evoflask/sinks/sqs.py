@@ -33,6 +33,7 @@ from botocore.parsers import ResponseParserError
 from evoflask.net import story
 from evoflask.net.story import Story
 from evoflask.settings import Settings
+from evoflask.sinks._schemes import PLAIN
 from evoflask.sinks._sqs_clients import Call, Clients, quiet
 from evoflask.sinks._sqs_messages import A_CALL, Destination, Message, pieces, prepare
 from evoflask.sinks._threads import Threads
@@ -363,7 +364,9 @@ def _tls(inner: object) -> tuple[Outcome, str]:
     cause = inner.args[0] if isinstance(inner, Exception) and inner.args else inner
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Outcome.UNREACHABLE, f"no TLS connection: {cause.verify_message}"
-    if "HANDSHAKE" in text.upper() or "WRONG_VERSION_NUMBER" in text or inner is None:
+    if "WRONG_VERSION_NUMBER" in text:
+        return Outcome.UNREACHABLE, f"no TLS connection: {PLAIN} in SQS_ENDPOINT_URL"
+    if "HANDSHAKE" in text.upper() or inner is None:
         return Outcome.UNREACHABLE, "no TLS connection"
     return Outcome.AMBIGUOUS, "the TLS connection broke"
 

@@ -35,11 +35,13 @@ from yarl import URL
 from evoflask import __version__, formats, masks, signing
 from evoflask.net import guard, resolver, story
 from evoflask.net import http as net_http
+from evoflask.net.wire import TlsAnswered
 from evoflask.schemas import GIVE_UP_ON
 from evoflask.settings import Settings
 from evoflask.sinks._answers import excerpt, head
 from evoflask.sinks._http import (
     Body,
+    failure_seconds,
     host_of,
     named,
     parse_retry_after,
@@ -48,10 +50,13 @@ from evoflask.sinks._http import (
     tell_request,
     translate,
 )
-from evoflask.sinks._lines import MAX_ANSWER, Fixed, Line, Reply
+from evoflask.sinks._lines import MAX_ANSWER, Fixed, Line, Reply, hung_up
+from evoflask.sinks._schemes import USE_HTTPS, wants_tls
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink, Target
 
 MAX_REDIRECTS = 3
+LOOK_EVERY = 60.0
+"""Seconds between two looks if a server that hangs up on plain HTTP speaks TLS."""
 CACHED = 20_000
 """Destinations kept prepared, some kilobytes each."""
 
@@ -144,7 +149,14 @@ class WebhookSink(Sink):
         for _ in range(MAX_REDIRECTS + 1):
             body.started = False
             tell_request(url, body)
-            reply = await line.post(destination.owner, url, fixed, own, body)
+            try:
+                reply = await line.post(destination.owner, url, fixed, own, body)
+            except (aiohttp.ClientError, OSError) as error:
+                plain = url.scheme == "http" and not self._settings.outbound_proxy
+                asks = plain and body.started and hung_up(error)
+                if asks and await destination.speaks_tls(line, url, failure_seconds(limit)):
+                    raise TlsAnswered from error
+                raise
             try:
                 if reply.doubtful:
                     return _early(reply.status, body.host)
@@ -222,6 +234,21 @@ class _Destination:
     """What `worked` was of: receivers answer the same every time."""
     worked: Attempt = _WORKED
     abroad: Fixed | None = None
+    looked_at: float = 0.0
+    """When a server that hung up was last asked if it speaks TLS, by the monotonic clock."""
+    tls: URL | None = None
+    """The origin that does, though its scheme is http."""
+
+    async def speaks_tls(self, line: Line, url: URL, seconds: float) -> bool:
+        """Return True if the server of a plain URL speaks TLS. It is asked once a minute, as long
+        as nothing was delivered."""
+        now = time.monotonic()
+        if self.last[0]:
+            return False
+        if not self.looked_at or now - self.looked_at >= LOOK_EVERY:
+            self.looked_at = now
+            self.tls = url.origin() if await line.speaks_tls(url, seconds) else None
+        return self.tls == url.origin()
 
     def url_for(self, event: str) -> URL:
         if not self.by_events:
@@ -373,6 +400,8 @@ async def _read_failure(
     hidden = (*body.hidden, url.raw_query_string, url.query_string)
     asked = parse_retry_after(reply.header("Retry-After"), time.time())
     told = excerpt(answer, hidden)
+    if wants_tls(url.scheme, told):
+        told = f"{USE_HTTPS}: {told}"
     attempt = classify(reply.status, asked, told, give_up_on=destination.give_up_on)
     return attempt.told(body.host, head(answer, hidden))
 

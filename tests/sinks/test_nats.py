@@ -582,8 +582,17 @@ def test_a_tls_uri_does_not_give_its_password_to_a_server_without_tls(tmp_path: 
         heard = plain.process.output()
 
     assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "tls")
-    assert "no TLS" in attempt.detail
+    assert "does not speak TLS at this port: use nats:// instead of tls://" in attempt.detail
     assert "[CONNECT" not in heard
+
+
+def test_a_wss_uri_to_a_port_without_tls_names_ws(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as plain:
+        uri = plain.url.replace("nats://", "wss://")
+        [attempt] = deliver(NatsSink(settings(nats_uri=uri)), to("x"))
+
+    assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "tls")
+    assert "does not speak TLS at this port: use ws:// instead of wss://" in attempt.detail
 
 
 # Connections

@@ -22,6 +22,7 @@ from evoflask.errors import Misconfigured
 from evoflask.formats import Standard
 from evoflask.settings import Settings
 from evoflask.sinks import pusher
+from evoflask.sinks._schemes import PLAIN
 from evoflask.sinks.base import Attempt, Delivery, Outcome, Target
 from evoflask.sinks.pusher import MAX_DATA, PusherSink, classify, fault
 from tests.sinks.harness import delivery, running, settings
@@ -363,6 +364,24 @@ def test_tls_to_a_server_that_speaks_none_is_unreachable(harness: PusherHarness)
 
     # soketi takes the greeting for the beginning of a request and waits for its end.
     assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "connect-timeout")
+
+
+@pytest.mark.parametrize(
+    ("secure", "code", "detail", "says"),
+    [
+        (True, "tls", f"no TLS connection: {PLAIN}", "set useTLS to false"),
+        (False, "bad-answer", "the answer is not HTTP", "set useTLS to true"),
+        (False, "reset", "the connection broke", "set useTLS to true"),
+        (False, "400", "answered 400: The plain HTTP request was sent to HTTPS port", "to true"),
+    ],
+)
+def test_a_scheme_that_does_not_fit_names_use_tls(
+    secure: bool, code: str, detail: str, says: str
+) -> None:
+    attempt = pusher._with_scheme(Attempt(Outcome.UNREACHABLE, code, detail), secure)
+
+    assert says in attempt.detail
+    assert "http://" not in attempt.detail
 
 
 def test_a_connection_is_kept_and_shared_by_lanes_and_apps(

@@ -538,6 +538,16 @@ def test_tls_to_what_speaks_none_is_unreachable(broker: RabbitmqHarness) -> None
     [[attempt]] = run(RabbitmqSink(settings(rabbitmq_uri=uri)), [delivery(to("x"))])
 
     assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "tls")
+    assert "does not speak TLS at this port: use amqp:// instead of amqps://" in attempt.detail
+
+
+def test_plain_amqp_to_a_tls_port_names_amqps(broker: RabbitmqHarness, tls_port: int) -> None:
+    uri = f"amqp://guest:guest@127.0.0.1:{tls_port}/"
+
+    [[attempt]] = run(RabbitmqSink(settings(rabbitmq_uri=uri)), [delivery(to("x"))])
+
+    assert (attempt.outcome, attempt.code) == (Outcome.UNREACHABLE, "protocol")
+    assert attempt.detail.endswith("a port that speaks TLS needs amqps://")
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -20,7 +20,7 @@ from evoflask.delivery.trials import send
 from evoflask.dev.receiver import Receiver
 from evoflask.net import certificate, story
 from evoflask.sinks import delivering
-from evoflask.sinks.base import Delivery, Sink
+from evoflask.sinks.base import Attempt, Delivery, Outcome, Sink
 from evoflask.sinks.webhook import WebhookSink
 from tests.certificates import self_signed
 from tests.sinks.answers import read_request, server
@@ -324,6 +324,82 @@ def test_a_port_without_tls_is_told() -> None:
 
     assert told["code"] == "tls"
     assert told["verdict"].startswith("There is no TLS connection")
+
+
+USE_HTTPS = "he server speaks TLS at this port: use https:// instead of http://"
+ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
+PAGES = {
+    "nginx": "<html>\r\n<title>400 The plain HTTP request was sent to HTTPS port</title>",
+    "go": "Client sent an HTTP request to an HTTPS server.\n",
+    "apache": "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+    "tomcat": "Bad Request\r\nThis combination of host and port requires TLS.\r\n",
+}
+
+
+def test_plain_http_to_a_tls_server_that_hangs_up_says_to_use_https(tmp_path: Path) -> None:
+    with tls_server(make_certificate(tmp_path, "own", days=9)) as port:
+        one = delivery(target("webhook", url=f"http://127.0.0.1:{port}/"), mark="test")
+        told = tell(WebhookSink(settings()), one)
+        lane = asyncio.run(deliver(WebhookSink(settings()), one, 2))
+
+    assert (told["outcome"], told["code"]) == ("unreachable", "plain-http")
+    assert told["verdict"] == f"T{USE_HTTPS}."
+    assert told["tls"] is None
+    assert {each.detail for each in lane} == {f"t{USE_HTTPS}"}
+
+
+async def deliver(sink: Sink, one: Delivery, n: int) -> list[Attempt]:
+    """`n` attempts, one after the other, as a lane makes them."""
+    try:
+        return [(await sink.deliver([one]))[0] for _ in range(n)]
+    finally:
+        await sink.close()
+
+
+@pytest.mark.parametrize("piece", [7, 1])
+def test_an_alert_of_tls_says_to_use_https(piece: int) -> None:
+    def talk(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(ALERT[:piece])
+        connection.sendall(ALERT[piece:])
+
+    with server(talk) as port:
+        one = delivery(target("webhook", url=f"http://127.0.0.1:{port}/"), mark="test")
+        told = tell(WebhookSink(settings()), one)
+
+    assert (told["outcome"], told["code"]) == ("unreachable", "plain-http")
+    assert told["verdict"] == f"T{USE_HTTPS}."
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_that_asks_for_tls_says_to_use_https(name: str) -> None:
+    def talk(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        connection.sendall(PAGES[name].encode())
+
+    with server(talk) as port:
+        one = delivery(target("webhook", url=f"http://127.0.0.1:{port}/"), mark="test")
+        told = tell(WebhookSink(settings()), one)
+
+    assert (told["outcome"], told["code"]) == ("rejected", "400")
+    assert told["detail"].startswith(f"answered 400 Bad Request: t{USE_HTTPS}: ")
+    assert told["verdict"].startswith(f"T{USE_HTTPS}. An event that gets this answer")
+
+
+def test_a_plain_server_that_hangs_up_is_not_said_to_speak_tls() -> None:
+    heard: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        heard.append(connection.recv(65536)[:5])
+
+    with server(talk) as port:
+        one = delivery(target("webhook", url=f"http://127.0.0.1:{port}/"))
+        attempts = asyncio.run(deliver(WebhookSink(settings()), one, 3))
+
+    assert {(each.outcome, each.code) for each in attempts} == {(Outcome.AMBIGUOUS, "reset")}
+    assert "https" not in "".join(each.detail for each in attempts)
+    assert sum(each.startswith(b"\x16") for each in heard) == 1
 
 
 @pytest.mark.parametrize(
