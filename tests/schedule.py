@@ -61,6 +61,7 @@ LONG: Final = (
 """Beginnings of paths below `tests`, the longest file first. Other files take seconds."""
 
 APART: Final = (
+    "outbox/test_model.py",
     "system/test_broker_restarts.py",
     "system/test_by_hand.py",
     "system/test_changes.py",

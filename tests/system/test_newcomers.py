@@ -82,7 +82,8 @@ def done_while_they_wait(house: House, black_hole: Receiver, what: str) -> int:
     tenants.enable()
     wait_for(lambda: of_lanes(house, tenants, "token") == MANY, 30, "all are held")
     house.freeze("worker")
-    untried = [n for n in range(MANY) if f"/hang/{n}" not in black_hole.counts()["paths"]]
+    paths = black_hole.counts()["paths"]
+    untried = [n for n in range(MANY) if f"/hang/{n}" not in paths]
 
     for n in untried:
         client.good("POST", f"/lane/new{n}/webhook/{what}")
@@ -90,7 +91,8 @@ def done_while_they_wait(house: House, black_hole: Receiver, what: str) -> int:
     house.thaw("worker")
 
     wait_for(lambda: of_lanes(house, tenants, "token") <= black_hole.count(), 60, "the rest")
-    assert len(untried) > MANY / 4
+    # A busy machine freezes the worker late. Fewer would not differ from those that may start.
+    assert len(untried) > 4 * FEW
     # What was about to start when the worker woke may go before it hears of it.
     assert black_hole.count() <= tried + FEW
     return len(untried)
