@@ -16,6 +16,7 @@
     │   ├── OutboxDown           Redis cannot be reached, or refuses
     │   │   └── OutboxUnwritable     Redis cannot write to its disk
     │   ├── OutboxFull           memory is short
+    │   ├── ProcessFull          this process holds too many requests and answers
     │   ├── DatabaseDown         the database cannot be reached, or refuses
     │   └── Undecipherable       a stored secret opens with no key that this process has
     └── Misconfigured            a setting is wrong; the process does not start
@@ -142,8 +143,8 @@ class ProcessFull(Unavailable):
     retry_after = 5
     words = "The server holds too many requests and answers now; repeat this request later."
 
-    def __init__(self) -> None:
-        super().__init__(self.words)
+    def __init__(self, *messages: str) -> None:
+        super().__init__(*(messages or (self.words,)))
 
 
 class DatabaseDown(Unavailable):
