@@ -119,6 +119,8 @@ def _redis(outbox: Outbox, waits: bool) -> list[Part]:
     except EvoflaskError as error:
         return [Part("redis", FAILURE, f"{error}.")]
     durable = _durability(server, waits=waits)
+    if waits and not lacks and server.fsync == "no":
+        lacks = "appendfsync is no, so fsyncs come too late (set everysec or always)"
     if lacks:
         words = f"REDIS_WAIT_AOF is set, and {lacks}: every event is refused (503)."
         durable = Part("durability", FAILURE, words, durable.facts)

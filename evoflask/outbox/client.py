@@ -178,13 +178,7 @@ class Outbox:
                 raise said
         (pong,) = _exchange(connection, ("PING",))  # Redis refuses it if it refuses writes
         if isinstance(pong, Exception):
-            if not redislink.refuses_writes(pong):
-                raise pong
-            why = redislink.disk_words(pong)
-            disk.notices.refused(why)
-            raise OutboxUnwritable(
-                f"Redis could not write the event to its disk: {why}; repeat with the same id"
-            )
+            raise _unsure(pong)
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -244,9 +238,11 @@ class Outbox:
                 _exchange(connection, ("SCRIPT", "LOAD", call.script.text))
                 answers = _exchange(connection, *commands)
             answer, marked, said, *have = answers
-            for each in (answer, marked, *have):
+            if isinstance(answer, Exception):
+                raise answer
+            for each in (marked, *have):
                 if isinstance(each, Exception):
-                    raise each
+                    raise _unsure(each)
             _check_copies(copies, have)
             if not copies.disk:
                 self._wait_written(connection, said)
@@ -462,6 +458,17 @@ def _exchange(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
         except exceptions.ResponseError as error:
             answers.append(error)
     return answers
+
+
+def _unsure(error: Exception) -> Exception:
+    """Return the error of a verb that ran, if what followed it was refused."""
+    if not redislink.refuses_writes(error):
+        return OutboxDown("Redis does not confirm what it holds; repeat with the same id")
+    why = redislink.disk_words(error)
+    disk.notices.refused(why)
+    return OutboxUnwritable(
+        f"Redis could not write the event to its disk: {why}; repeat with the same id"
+    )
 
 
 def why_no_waitaof(error: Exception) -> str:

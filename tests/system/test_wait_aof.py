@@ -68,11 +68,14 @@ def test_a_disk_that_does_not_write_in_time_is_a_503_and_the_repeat_is_no_second
     house.raw.config_set("appendfsync", "no")
 
     refused = client.emit("a", data=message(1), id="one")
+    ready = requests.get(f"{client.base}/readyz", timeout=10).json()["parts"]["durability"]
     house.raw.config_set("appendfsync", "everysec")
     wait_for(lambda: client.emit("a", data=message(1), id="one").ok, 30, "the repeat")
 
     assert refused.status_code == 503
     assert "repeat with the same id" in refused.text
+    assert ready["state"] == "failure"
+    assert "appendfsync is no" in ready["message"]
     assert house.lane("a").count("routed") == 1
 
 
