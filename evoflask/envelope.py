@@ -69,6 +69,10 @@ _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec
 _OWN: Final = tuple(name for name in _Known.__struct_fields__ if name != "data")
 FIELDS: Final = _Known.__struct_fields__
 _OWN_AND_GATEWAY: Final = frozenset((*FIELDS, *GATEWAY))
+OTHER_WORDS: Final = frozenset({"_id", "locale", "integrationId", "integration_id"})
+"""Fields of a producer's own that resemble ours. `_id` is the key of a document of MongoDB."""
+_MEANT: Final = tuple(name for name in FIELDS if name != "apiKey")
+"""Fields that a slip loses. `apiKey` has no effect, so a slip for it has none."""
 MAX_STRANGE: Final = 5
 """Unknown fields of an event that are judged: the work is bounded."""
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
@@ -128,18 +132,25 @@ def parse(body: bytes) -> Event:
 
 def _read(text: bytes) -> tuple[_Known, tuple[str, ...]]:
     """Read a body, and warn of unknown fields. Raises `BadInput` if a field is a slip for one of
-    ours, and msgspec's errors."""
+    ours that the body does not have, and msgspec's errors."""
     try:
         return _decode(text), ()
     except msgspec.ValidationError as error:
         if not str(error).startswith("Object contains unknown field"):
             raise
-    strange = [name for name in _names(text) if name not in _OWN_AND_GATEWAY]
-    judged = [_judge(name[:100]) for name in strange[:MAX_STRANGE]]
-    if slips := [sentence for slip, sentence in judged if slip]:
+    names = _names(text)
+    strange = [name for name in names if name not in _OWN_AND_GATEWAY]
+    meant = [_slip_for(name[:100]) for name in strange[:MAX_STRANGE]]
+    if slips := [
+        f'{shown(name)}: Unknown field; did you mean "{own}"?'
+        for name, own in zip(strange, meant, strict=False)
+        if own is not None and own not in names
+    ]:
         raise BadInput(*slips)
     more = len(strange) - MAX_STRANGE
-    warnings = [sentence for _, sentence in judged]
+    warnings = [
+        f"{shown(name)}: Ignored: an emit has no such field." for name in strange[:MAX_STRANGE]
+    ]
     if more > 0:
         warnings.append(
             f"{counted(more, 'more unknown field is', 'more unknown fields are')} ignored."
@@ -148,12 +159,11 @@ def _read(text: bytes) -> tuple[_Known, tuple[str, ...]]:
 
 
 @lru_cache(maxsize=1024)
-def _judge(name: str) -> tuple[bool, str]:
-    """Return True if an unknown field is a slip for one of ours, and a sentence about it."""
-    own = next((each for each in FIELDS if is_slip(name, each)), None)
-    if own is not None:
-        return True, f'{shown(name)}: Unknown field; did you mean "{own}"?'
-    return False, f"{shown(name)}: Ignored: an emit has no such field."
+def _slip_for(name: str) -> str | None:
+    """Return the field of ours that an unknown field is a slip for, or None."""
+    if name in OTHER_WORDS:
+        return None
+    return next((each for each in _MEANT if is_slip(name, each)), None)
 
 
 def _parse_halves(body: bytes) -> Event:

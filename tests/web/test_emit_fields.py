@@ -75,6 +75,36 @@ def test_a_field_that_resembles_none_of_ours_is_ignored_with_a_warning(
     ]
 
 
+@pytest.mark.parametrize(
+    ("field", "beside"),
+    [
+        ("date", {}),
+        ("events", {}),
+        ("Event", {}),
+        ("datas", {}),
+        ("datetime", {"dateTime": "2026-11-24T09:30:00.000Z"}),
+        ("senders", {"sender": "me"}),
+        ("ID", {"id": "one"}),
+        ("_id", {}),
+        ("locale", {}),
+        ("integrationId", {}),
+        ("appKey", {}),
+    ],
+)
+def test_a_field_that_resembles_one_of_ours_is_no_slip_beside_that_one_or_as_a_word_of_its_own(
+    client: FlaskClient, instance: str, field: str, beside: dict[str, Any]
+) -> None:
+    for half in ("", "\ud83d"):
+        body = GOOD | beside | {field: "pt-BR", "data": half, "id": f"one{len(half)}"}
+
+        answer = client.post(EMIT, data=json.dumps(body), headers=GLOBAL, content_type=JSON)
+
+        assert answer.status_code == 202, answer.json
+        assert answer.json["warnings"] == [  # type: ignore[index]
+            f"{field}: Ignored: an emit has no such field."
+        ]
+
+
 def test_many_unknown_fields_are_counted(call: Request, instance: str) -> None:
     six, seven = ({f"x{n}" * 60: n for n in range(most)} for most in (6, 7))
 
