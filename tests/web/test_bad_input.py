@@ -101,7 +101,7 @@ CASES = [
     raw("no type", b"{}", "Content-Type must be application/json,", status=415, content_type=""),
     raw("another charset", b"{}", "must be UTF-8", status=415,
         content_type="application/json; charset=utf-16"),
-    raw("not compressed", b"{}", "is no gzip stream", headers={"Content-Encoding": "gzip"}),
+    raw("not compressed", b"{}", "is not a gzip stream", headers={"Content-Encoding": "gzip"}),
     raw("compressed otherwise", b"{}", "'br' is not supported", status=415,
         headers={"Content-Encoding": "br"}),
     raw("a bomb", gzip.compress(b" " * 9_000_000), "larger than 65536 bytes", status=413,

@@ -225,7 +225,7 @@ def test_one_instance_has_a_bounded_number_of_them(
     refused = call("POST", "/deadletter/requeue", {"instance": "a"})
 
     assert refused.status_code == 409
-    assert "run already" in refused.json["response"]["message"][0]
+    assert "1 operation runs already" in refused.json["response"]["message"][0]
     assert call("GET", "/deadletter").json["total"] == 150
 
 
