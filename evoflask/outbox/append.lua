@@ -70,8 +70,9 @@ for a = HEAD + 1, #ARGV, STEP do
 end
 
 -- Memory: above the soft share of the room heavy lanes are refused, above the hard one all are.
-local short = wanted and pressure(bytes, tonumber(ARGV[11]))
-if short then
+-- A call without any wanted event is never refused: it only keeps nothing to be explained.
+local short = pressure(bytes, tonumber(ARGV[11]))
+if short and wanted then
   local ours, room, full = unpack(short)
   if full or ours > room * tonumber(ARGV[12]) then return { 'full', 'memory' } end
   local excess = ours - room * tonumber(ARGV[11])

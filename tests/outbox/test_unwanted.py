@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import redis
 
 from evoflask.outbox import Limits, NewEntry, Outbox, entries, keys, verbs
@@ -107,10 +108,11 @@ def test_entries_and_unwanted_events_together_are_counted_and_dated(
     assert redis_client.xlen(keys.outbox(0, "i1")) == 0
 
 
+@pytest.mark.parametrize("beside", [[entry(2)], []], ids=["wanted", "alone"])
 def test_none_is_kept_where_append_finds_that_memory_is_short(
-    outbox: Outbox, redis_client: redis.Redis
+    outbox: Outbox, redis_client: redis.Redis, beside: list[NewEntry]
 ) -> None:
-    call = verbs.append(0, "i1", 1, "e1", [unwanted(1), entry(2)], Limits())
+    call = verbs.append(0, "i1", 1, "e1", [unwanted(1), *beside], Limits())
     short = info(used_memory=900_000_000, maxmemory=GB, used_memory_startup=890_000_000)
 
     assert outbox.run(shimmed(call, short)).status == "ok"
