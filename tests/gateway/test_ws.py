@@ -585,6 +585,65 @@ def test_a_client_that_does_not_read_is_cut_with_a_reason_and_resumes(
         assert again.numbers(149 - first) == list(range(first + 1, 150))
 
 
+def join_and_read_nothing(house: House, tenant: Tenant, after: str) -> socket.socket:
+    """A connection by hand, whose receiver takes a few kilobytes at most."""
+    made = socket.create_connection(("127.0.0.1", house.port), timeout=60)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    join = json.dumps({"action": "join-instance", "instance": tenant.name, "after": after})
+    join = join.ljust(200)  # the form of the frame's length is for 126 bytes and more
+    length = len(join).to_bytes(2, "big")
+    frame = b"\x81\xfe" + length + bytes(4) + join.encode()  # masked with zeros
+    made.sendall(
+        f"GET /ws HTTP/1.1\r\nHost: a\r\napikey: {tenant.token}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+    )
+    assert made.recv(12) == b"HTTP/1.1 101"
+    made.sendall(frame)
+    heard = b""
+    while b'"joined"' not in heard:
+        piece = made.recv(512)
+        assert piece, heard
+        heard += piece
+    return made
+
+
+def test_replays_of_large_events_that_are_not_read_hold_a_bound_of_bytes_and_no_other_tenant(
+    make_house: MakeHouse,
+) -> None:
+    house = make_house(
+        websocket_max_clients=120,
+        websocket_max_per_token=120,
+        websocket_stall_seconds=300,
+        websocket_idle_seconds=300,
+        web_read_bytes=32_000_000,
+    )
+    greedy, other = make_tenant(house), make_tenant(house)
+    starts = {}
+    for tenant in (greedy, other):
+        with tenant.socket() as first:
+            starts[tenant.name] = first.join(tenant.name)["cursor"]
+        for n in range(4):
+            tenant.client.emit(tenant.name, data=message(n, x="y" * 2_000_000))
+    before = worker_rss(house)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            made = join_and_read_nothing(house, greedy, starts[greedy.name])
+            stack.enter_context(made)
+        with other.socket() as reader:
+            reader.join(other.name, starts[other.name])
+            heard = [reader.event(60)["data"]["n"] for _ in range(4)]
+        grown = worker_rss(house) - before
+
+    print(f"100 unread replays of 8 MB: {grown >> 20} MB more")
+    assert heard == [0, 1, 2, 3]
+    assert grown < 200_000_000
+    with greedy.socket() as reader:
+        reader.join(greedy.name, starts[greedy.name])
+        assert [reader.event(60)["data"]["n"] for _ in range(4)] == [0, 1, 2, 3]
+
+
 # -- the feed ---------------------------------------------------------------------------------
 
 
