@@ -195,6 +195,56 @@ def test_an_early_try_whose_date_came_meanwhile_is_one_of_the_schedule(outbox: O
     assert (held.ids, held.early) == ([(member, 1)], {})
 
 
+def by_a_clock_ahead(outbox: Outbox, seconds: float) -> None:
+    """Date what the lane has as a clock would have that is so far ahead."""
+    ahead = int(seconds * 1000)
+    for member, at in dates(outbox).items():
+        outbox.redis.zadd(WAITING, {member: at + ahead})
+    for member, mark in outbox.redis.hgetall(EARLY).items():
+        tried, at, cause = mark.split()
+        outbox.redis.hset(EARLY, member, b"%s %d %s" % (tried, int(at) + ahead, cause))
+
+
+@pytest.mark.parametrize("cause", ["probe", "change"])
+def test_an_early_try_stays_early_where_redis_clock_goes_back(outbox: Outbox, cause: str) -> None:
+    members = fail_all(outbox, 2)
+    before = dates(outbox)
+    if cause == "probe":
+        outbox.run(verbs.probe(0, "s1"))
+        members = members[:1]
+    else:
+        change(outbox, 2)
+    by_a_clock_ahead(outbox, 1800)
+
+    at = verbs_now(outbox) / 1000 + 900
+    while at:
+        at = outbox.run(verbs.rewind(0, "s1", back=1800, since=at, hold=5, n=1))
+    while any(dates(outbox)[m] > verbs_now(outbox) for m in members):
+        pass
+    (held,) = take(outbox, "t1")
+
+    assert held.early == dict.fromkeys(members, cause)
+    settle(outbox, held, *(Ended("e", m, 2) for m in members))
+    assert dates(outbox) == pytest.approx(before)
+    assert tries(outbox) == {1}
+
+
+def test_a_probe_of_a_pause_stays_one_where_redis_clock_goes_back(outbox: Outbox) -> None:
+    append(outbox, 1)
+    (held,) = take(outbox, "t1")
+    ahead = verbs_now(outbox) + 1_800_000
+    facts = {"until": ahead, "probed": f"{ahead} {ahead + 900_000}", "pauses": 3, "failures": 5}
+    settle(outbox, held, facts=facts)
+
+    since = verbs_now(outbox) / 1000 + 900
+    outbox.run(verbs.rewind(0, "s1", back=1800, since=since, hold=5, n=10))
+    while not (again := take(outbox, "t2")):
+        pass
+
+    assert set(again[0].early.values()) == {"probe"}
+    assert again[0].broke == pytest.approx((ahead - 900_000) / 1000, abs=0.002)
+
+
 def test_a_lane_that_recovers_brings_its_retries_forward_a_piece_at_a_time(
     outbox: Outbox,
 ) -> None:
