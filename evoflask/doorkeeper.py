@@ -25,7 +25,7 @@ KNOWN: Final = 10_000
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LookUp = Callable[[Collection[str]], Collection[str]]
-"""Takes digests and returns the right ones."""
+"""Takes digests or cookies, and returns the right ones."""
 
 
 class Doorkeeper:
@@ -36,18 +36,25 @@ class Doorkeeper:
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
-        self._look_up = _Shared(look_up)
+        self._look_up = Shared(look_up)
 
-    def admit(self, address: Callable[[], str], sha256: str, now: float) -> None:
+    def admit(
+        self,
+        address: Callable[[], str],
+        sha256: str,
+        now: float,
+        is_right: Callable[[], bool] | None = None,
+    ) -> None:
         """Refuse a wrong key from an address over its limit, and no other key.
 
         `address` is called only if an address has failures. `now`: seconds of a monotonic clock.
-        Raises `TooManyFailures`, or the error of `look_up`.
+        `is_right` replaces `look_up` for a key that `look_up` cannot find.
+        Raises `TooManyFailures`, or the error of the look-up.
         """
         if not self._failures or self.knows(sha256):
             return
         wait = self._wait(address(), now)
-        if wait > 0 and not self._look_up(sha256):
+        if wait > 0 and not (self._look_up(sha256) if is_right is None else is_right()):
             raise too_many(wait)
 
     def knows(self, sha256: str) -> bool:
@@ -107,7 +114,7 @@ class _Batch:
         self.error: Exception | None = None
 
 
-class _Shared:
+class Shared:
     """Runs one query at a time. Threads that arrive during a query share the next one."""
 
     def __init__(self, look_up: LookUp) -> None:
@@ -117,7 +124,10 @@ class _Shared:
         self._turn = threading.Lock()
 
     def __call__(self, sha256: str) -> bool:
-        """Return True if the key is right. Raises the query's error in each of its threads."""
+        """Return True if the digest or cookie is right.
+
+        Raises the query's error in each of its threads.
+        """
         with self._lock:
             batch = self._next
             batch.wanted.add(sha256)

@@ -86,7 +86,7 @@ class Chores:
         manager = EventManager(self._outbox, settings, self._bells, changes)
         self._watch = Watch(settings, self._outbox, changes, manager)
         self._disk = DiskWatch(settings, self._outbox, self._watch.tell)
-        self._memory = MemoryWatch(settings, self._watch.tell)
+        self._memory = MemoryWatch(settings, self._outbox, self._watch.tell)
         self._recounts = Recounts(self._outbox)
         self._lease = Lease(self._outbox, random_id(), LEASE)
         self._timetable = Timetable(self._outbox)

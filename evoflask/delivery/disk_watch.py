@@ -20,6 +20,7 @@ from evoflask.envelope import Event
 from evoflask.errors import EvoflaskError
 from evoflask.log import Repeats
 from evoflask.outbox import Outbox, totals
+from evoflask.outbox.alarms import Alarm, Alarms
 from evoflask.settings import Settings
 from evoflask.sinks.base import Delivery, Outcome, Target
 
@@ -40,20 +41,24 @@ class DiskWatch:
 
     The clock that has the lease calls `look` each second. While Redis refuses writes no clock can
     take the lease, so every clock calls it.
+
+    Redis keeps the last change, so the next clock goes on from there. A change is stored before its
+    event is sent. While Redis refuses writes, each clock keeps "failing" in memory and sends the
+    event directly. The first clock that can write then stores that change. The id follows from the
+    change before, so all clocks send one id.
     """
 
     def __init__(
-        self, settings: Settings, outbox: Outbox, tell: Callable[[Sequence[Event]], None]
+        self, settings: Settings, outbox: Outbox, tell: Callable[[Sequence[Event]], bool]
     ) -> None:
         self._settings = settings
         self._outbox = outbox
         self._tell = tell
+        self._alarms = Alarms(outbox, "disk")
         self._stalls = durability.Stalls()
-        self._state = WELL
-        self._since = 0.0
         self._well_since = 0.0
-        self._unsent: Event | None = None
-        """An event that is not on the outbox yet."""
+        self._unstored: tuple[Alarm, Alarm | None] | None = None
+        """A change that Redis cannot store yet, and the change before it."""
         self._direct = _Direct(settings)
 
     def look(self) -> None:
@@ -61,20 +66,47 @@ class DiskWatch:
         server = totals.server(self._outbox)
         stalled = self._stalls.note(server.run_id, server.disk.delayed)
         risk = durability.judge(server, stalled=stalled, now=time.time())
-        if self._changes(risk.disk):
-            self._state, self._since = risk.disk, time.time()
+        stored = self._alarms.read()
+        last = self._last(stored)
+        # A better state waits until the event before it is sent.
+        if self._changes(last.state, risk.disk) and (last.facts is None or risk.failing):
+            last = self._change(risk, stored, server.run_id)
             self._log(risk)
-            self._send(risk)
+            if risk.failing:
+                self._unstored = last, stored
+                if last.facts is not None:
+                    self._direct.send(operator_event(last.id, last.name, last.facts))
+            else:
+                self._alarms.write(last)
         self._direct.go_on()
-        if self._unsent is not None:
-            self._tell([self._unsent])
-            self._unsent = None
+        if not risk.failing:
+            self._settle(last)
 
-    def _changes(self, state: str) -> bool:
+    def _last(self, stored: Alarm | None) -> Alarm:
+        """Return the last change. Drop an unstored one if another clock stored a change since."""
+        if self._unstored is not None:
+            change, before = self._unstored
+            if (before and before.id) == (stored and stored.id):
+                return change
+            self._unstored = None
+            self._direct.forget()
+        return stored or Alarm(WELL)
+
+    def _settle(self, last: Alarm) -> None:
+        """Store a change that Redis refused, and send an event through the outbox."""
+        if self._unstored is not None:
+            last = last if self._direct.pending else last.sent
+            self._alarms.write(last)
+            self._unstored = None
+            self._direct.forget()
+        if last.facts is not None and self._tell([operator_event(last.id, last.name, last.facts)]):
+            self._alarms.write(last.sent)
+
+    def _changes(self, last: str, state: str) -> bool:
         now = time.monotonic()
-        if state != WELL or self._state == WELL:
+        if state != WELL or last == WELL:
             self._well_since = 0.0
-            return state != self._state
+            return state != last
         self._well_since = self._well_since or now
         return now - self._well_since >= STEADY
 
@@ -82,18 +114,16 @@ class DiskWatch:
         level = {FAILING: logging.ERROR, AILING: logging.WARNING}.get(risk.disk, logging.INFO)
         log.log(level, f"Redis' disk is {risk.disk}: {risk.words}")
 
-    def _send(self, risk: Risk) -> None:
-        if not self._settings.operator_webhook_url:
-            return
+    def _change(self, risk: Risk, before: Alarm | None, run_id: str) -> Alarm:
         name = _NAMES[risk.disk]
-        facts = {"disk": risk.disk, "message": risk.words}
-        event = operator_event(f"op-{name}-{round(self._since * 1000)}", name, facts)
-        self._direct.forget()
-        self._unsent = None
         if risk.failing:
-            self._direct.send(event)
+            previous = before.id.rpartition("-")[2] if before else run_id[:16]
+            id = f"op-{name}-{previous}"
         else:
-            self._unsent = event
+            id = f"op-{name}-{round(time.time() * 1000)}"
+        facts = {"disk": risk.disk, "message": risk.words}
+        wanted = self._settings.operator_webhook_url
+        return Alarm(risk.disk, id, name, facts if wanted else None)
 
 
 class _Direct:
@@ -110,6 +140,11 @@ class _Direct:
     def send(self, event: Event) -> None:
         """Try from now on until it is delivered, `forget` is called, or `TRIES` failed."""
         self._event, self._tries, self._due = event, 0, 0.0
+
+    @property
+    def pending(self) -> bool:
+        """Return True if the event is not delivered yet, and has tries left."""
+        return self._event is not None
 
     def forget(self) -> None:
         self._event = None

@@ -176,14 +176,19 @@ class Watch:
         }
         self.tell([_event(f"op-{lane}-letters-{last.id}-{n}", "deadletter.created", home, facts)])
 
-    def tell(self, events: Sequence[Event]) -> None:
-        """Append events for the operator, if OPERATOR_WEBHOOK_URL is set. Raises `Unavailable`."""
+    def tell(self, events: Sequence[Event]) -> bool:
+        """Append events for the operator, if OPERATOR_WEBHOOK_URL is set. Raises `Unavailable`.
+
+        Return False if the hidden row is missing. The next tick makes the row; repeat then.
+        """
         if not self._settings.operator_webhook_url:
-            return
+            return True
         try:
             self._manager.tell_operator(events)
-        except NotFound:  # somebody took the hidden row away: it is made again
+        except NotFound:
             self._set = False
+            return False
+        return True
 
 
 def _worse(lane: Failing, now: float) -> Iterator[str]:

@@ -53,6 +53,7 @@ are milliseconds of Redis' clock, as stream ids are.
     evo:clock                  string   who does the chores (expires)
     evo:operator               string   who goes on with operations (expires)
     evo:chores                 hash     when each chore was last done, and what it saw
+    evo:alarms                 hash     the last change that the clock reported of disk and memory
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ PARTITIONS = "evo:partitions"
 CLOCK = "evo:clock"
 OPERATOR = "evo:operator"
 CHORES = "evo:chores"
+ALARMS = "evo:alarms"
 
 
 def prefix(partition: int) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+import app as composition
+from evoflask.settings import Settings
 from evoflask.web.dashboard.session import sessions
 from tests.web.conftest import Request
 
@@ -62,6 +66,23 @@ def test_the_cookie_ends_with_the_token(
         call("DELETE", "/instance/delete/a")
 
     assert (before, client.get("/docs").status_code) == (200, 303)
+
+
+def test_forged_cookies_count_as_wrong_keys_and_a_right_cookie_still_passes(
+    instance: str, settings: Callable[..., Settings]
+) -> None:
+    made = composition.create_app(settings(auth_failures_per_minute=3))
+    browser, forger = made.test_client(), made.test_client()
+    log_in(browser, "token-a")
+    right = browser.get_cookie("evoflask_docs", path="/docs")
+    assert right is not None
+    forged = right.value[:-64] + "0" * 64
+    forger.set_cookie("evoflask_docs", forged, path="/docs")
+
+    answers = [forger.get("/docs").status_code for _ in range(5)]
+
+    assert answers == [303] * 3 + [429] * 2
+    assert browser.get("/docs").status_code == 200
 
 
 def test_a_cookie_of_a_token_ends_by_the_clock_and_cannot_be_changed(

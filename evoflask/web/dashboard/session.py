@@ -22,6 +22,7 @@ from flask import Blueprint, Response, current_app, redirect, request, send_file
 from markupsafe import escape
 
 from evoflask import configuration
+from evoflask.doorkeeper import Shared
 from evoflask.errors import Forbidden, TooManyFailures, Unauthorized
 from evoflask.ids import random_id
 from evoflask.keyring import Key, Keyring, digest
@@ -66,6 +67,7 @@ class Sessions:
     def __init__(self, keys: Keyring, seconds: int) -> None:
         self.seconds = seconds
         self._keys = keys
+        self._tokens = Shared(lambda cookies: [each for each in cookies if _is_signed(each)])
 
     def issue(self, key: Key, now: float) -> str:
         """A cookie that is good for `seconds`."""
@@ -94,16 +96,18 @@ class Sessions:
         what = f"{int(now + self.seconds)}.{random_id()}.{instance.outbox}"
         return f"{what}.{_sign_by_token(instance, what)}"
 
+    def is_current(self, cookie: str, now: float) -> bool:
+        """Return True if the cookie is well-formed and its time is not over. Reads no database."""
+        found = _TOKEN.fullmatch(cookie)
+        return found is not None and int(found[1]) > now
+
     def admits_token(self, cookie: str, now: float) -> bool:
         """Return True if the cookie is one of `issue_for_token`. Raises `DatabaseDown`."""
-        found = _TOKEN.fullmatch(cookie)
-        if found is None or int(found[1]) <= now:
-            return False
-        what = cookie.rpartition(".")[0]
-        return any(
-            hmac.compare_digest(found[3], _sign_by_token(each.instance, what))
-            for each in configuration.list_instances(outbox=found[2])
-        )
+        return self.is_current(cookie, now) and _is_signed(cookie)
+
+    def admits_in_turn(self, cookie: str, now: float) -> bool:
+        """Return `admits_token`. All threads share one query at a time. Raises `DatabaseDown`."""
+        return self.is_current(cookie, now) and self._tokens(cookie)
 
     def _sign(self, name: str, what: str) -> str:
         secret = self._keys.derive(name, b"evoflask /rq/ session")
@@ -113,6 +117,15 @@ class Sessions:
 def _sign_by_token(instance: Instance, what: str) -> str:
     secret = hmac.digest(instance.token_sha256.encode(), b"evoflask /docs session", "sha256")
     return hmac.new(secret, what.encode(), hashlib.sha256).hexdigest()
+
+
+def _is_signed(cookie: str) -> bool:
+    """Return True if the token of the cookie's instance signed it. `cookie` is well-formed."""
+    what, _, signature = cookie.rpartition(".")
+    return any(
+        hmac.compare_digest(signature, _sign_by_token(each.instance, what))
+        for each in configuration.list_instances(outbox=what.rpartition(".")[2])
+    )
 
 
 def sessions() -> Sessions:
@@ -147,16 +160,34 @@ def guard() -> Response | None:
 def admit() -> Response | None:
     """Admit a request to a page without tenants' data, or return a redirect to the login.
 
-    Any key, a tenant's token and the login's cookie count. Raises `Unauthorized`.
+    Any key, a tenant's token and the login's cookie count. Raises `Unauthorized`, and
+    `TooManyFailures` for a forged cookie from an address over its limit.
     """
     cookie = request.cookies.get(COOKIE, "")
     if "apikey" not in request.headers and sessions().key(cookie, time.time()) is not None:
         return None
     if key_of_request():
         visible(None)
-    elif not sessions().admits_token(request.cookies.get(TOKEN_COOKIE, ""), time.time()):
+    elif not _admits_token_cookie(request.cookies.get(TOKEN_COOKIE, "")):
         return _to(url_for("dashboard.login", next=request.path))
     return None
+
+
+def _admits_token_cookie(cookie: str) -> bool:
+    """Return True for a right cookie. Count a forged one as a wrong key.
+
+    A malformed or expired cookie needs no query, and is not counted. Raises `TooManyFailures`.
+    """
+    now = time.time()
+    if not sessions().is_current(cookie, now):
+        return False
+    sha256, door = digest(cookie), parts().door
+    door.admit(address, sha256, time.monotonic(), lambda: sessions().admits_in_turn(cookie, now))
+    if sessions().admits_token(cookie, now):
+        door.succeeded(sha256)
+        return True
+    fail(sha256)
+    return False
 
 
 def _check_csrf(cookie: str) -> None:
