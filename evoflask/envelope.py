@@ -124,6 +124,8 @@ def parse(body: bytes) -> Event:
     except msgspec.ValidationError as error:
         raise BadInput(_sentence(str(error))) from None
     except msgspec.DecodeError as error:
+        if not body.strip():
+            raise BadInput("The body is empty. Send JSON.") from None
         raise BadInput(f"The body is not JSON: {error}.") from None
     data = bytes(raw.data)
     refuse_twice(body, data)

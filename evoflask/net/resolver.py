@@ -4,8 +4,9 @@ A look-up has a thread of its own, for up to 20 s where the name's servers do no
 cannot be stopped, so its slot stays taken until the system answers.
 
 A tenant has `EACH` look-ups at once, so its dead names delay no other tenant's names. Names that
-were slow before have half of these slots, and half of all: dead names of many tenants leave slots
-for names that answer.
+were slow before get half of these slots, and half of all. Together with names that were never
+looked up they get three quarters. So dead names of many tenants, also new ones, leave slots for
+names that answered before.
 
 An answer is kept for `CACHE_SECONDS`. A name is not looked up twice at once. But no tenant waits
 for a look-up that has no slot yet: a tenant with free slots starts its own.
@@ -35,7 +36,7 @@ EACH: Final = 8
 SLOW_SECONDS: Final = 1.0
 """A look-up that takes longer marks its name as slow, until it is answered in less."""
 REMEMBERED: Final = 20_000
-"""Names that are remembered as slow."""
+"""Names whose pace is remembered."""
 CACHE_SECONDS: Final = 10.0
 CACHED: Final = 20_000
 """Answers kept, at most."""
@@ -45,7 +46,7 @@ _tenant: ContextVar[str] = ContextVar("tenant", default="")
 
 
 class ForbiddenAddress(OSError):
-    """The guard said no. The text names host and reason."""
+    """The guard refuses an address of the host. The text names host and reason."""
 
     def __init__(self, host: str, reason: str) -> None:
         super().__init__(f"{host} may not be reached: {reason}{guard.hint(reason)}")
@@ -89,10 +90,12 @@ class GuardedResolver(AbstractResolver):
 
 
 class _Slots:
-    """Slots for look-ups; names that were slow before get half of them."""
+    """Slots for look-ups, in all and for names of each pace."""
 
     def __init__(self, most: int) -> None:
         self.all = asyncio.Semaphore(most)
+        self.unproven = asyncio.Semaphore(most - most // 4)
+        """Slots for names that were slow, or never looked up."""
         self.slow = asyncio.Semaphore(max(1, most // 2))
         self.users = 0
         """Look-ups that run or wait."""
@@ -105,11 +108,12 @@ class Lookups:
         self._most = _Slots(most)
         self._each = each
         self._tenants: dict[str, _Slots] = {}
-        """Of tenants that look something up now."""
+        """Slots of the tenants that have look-ups under way."""
         self._running: dict[_Key, asyncio.Future[list[Any]]] = {}
         self._answers: OrderedDict[_Key, tuple[float, list[Any]]] = OrderedDict()
-        """By the date at which they end, the earliest first."""
-        self._slow_names: OrderedDict[str, None] = OrderedDict()
+        """Each answer with its end, on the loop's clock. The earliest comes first."""
+        self._is_slow: OrderedDict[str, bool] = OrderedDict()
+        """Names that were looked up, the latest last."""
 
     async def look_up(self, host: str, port: int, family: int) -> list[Any]:
         """Return what `getaddrinfo` returns. Raises what it raises."""
@@ -140,10 +144,15 @@ class Lookups:
         """Wait for a slot of each bound. The stack gives them back."""
         taken = contextlib.ExitStack()
         bounds = [*self._slots_of(_tenant.get(), taken), self._most]
-        # A slow name waits for other slow names before it takes a slot that any name may have.
-        slow = [each.slow for each in bounds] if host in self._slow_names else []
+        gates = [each.all for each in bounds]
+        is_slow = self._is_slow.get(host)
+        # A name waits for others of its pace before it takes a slot that any name may have.
+        if is_slow is not False:
+            gates = [each.unproven for each in bounds] + gates
+        if is_slow:
+            gates = [each.slow for each in bounds] + gates
         try:
-            for gate in (*slow, *(each.all for each in bounds)):
+            for gate in gates:
                 await gate.acquire()
                 taken.callback(gate.release)
         except BaseException:
@@ -189,11 +198,10 @@ class Lookups:
         return future
 
     def _note_pace(self, host: str, seconds: float) -> None:
-        self._slow_names.pop(host, None)
-        if seconds > SLOW_SECONDS:
-            self._slow_names[host] = None
-            if len(self._slow_names) > REMEMBERED:
-                self._slow_names.popitem(last=False)
+        self._is_slow[host] = seconds > SLOW_SECONDS
+        self._is_slow.move_to_end(host)
+        if len(self._is_slow) > REMEMBERED:
+            self._is_slow.popitem(last=False)
 
     def _keep(self, key: _Key, infos: list[Any]) -> None:
         if not infos:

@@ -6,9 +6,10 @@ answer.
 
 A kept connection carries the requests of one owner (a subscription) to one origin. Bytes that a
 server sends unasked look like the answer to the next request, and no check of the client can
-exclude that. So no other owner uses the connection. A connection is closed in three cases: bytes
-wait on it before a request is written, bytes follow an answer, or the answer came before the whole
-request was sent.
+exclude that. So no other owner uses the connection. A connection is closed in four cases: bytes
+wait on it before a request is written, bytes follow an answer, the answer came before the whole
+request was sent, or the answer was a failure (400 and more). The last keeps a late unasked 200
+behind a failure from counting as the success of the next request.
 
 Errors are aiohttp's own classes, which `sinks._http.translate` knows.
 """
@@ -211,7 +212,7 @@ class Wire(asyncio.Protocol):
         for each in (self._waiter, self._end):
             if each is not None and not each.done():
                 each.set_result(None)
-        if not reading.kept_alive or answer.early:
+        if not reading.kept_alive or answer.early or answer.status >= 400:
             self._usable = False
             self._loop.call_soon(self.close)
 

@@ -268,7 +268,9 @@ def web_url(value: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise ValidationError("Not a valid URL.")
+        web = value.lower().startswith(("http://", "https://"))
+        hint = "" if web else " It must begin with http:// or https://."
+        raise ValidationError(f"Not a valid URL.{hint}")
     if "@" in parts.netloc and not masks.is_masked(value):  # that one stands for what is stored
         raise ValidationError("Must not carry a user name or a password.")
     if parts.fragment:

@@ -24,6 +24,9 @@ MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 1_000
 """Digits of one number. Python refuses above 4,300, and takes time before that."""
 
+_GZIP: Final = b"\x1f\x8b"
+"""First bytes of a gzip stream (RFC 1952). No JSON begins with them."""
+
 
 # --- in --------------------------------------------------------------------------------------
 
@@ -95,6 +98,8 @@ def _without_mark(pieces: Iterator[bytes]) -> Iterator[bytes]:
         head += piece
         if len(head) >= len(codecs.BOM_UTF8) or not codecs.BOM_UTF8.startswith(head):
             break
+    if head.startswith(_GZIP):
+        raise BadInput("The body is packed by gzip. Send it with Content-Encoding: gzip.")
     yield head.removeprefix(codecs.BOM_UTF8)
     yield from pieces
 
@@ -138,6 +143,8 @@ def parse(data: bytes) -> dict[str, Any]:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput("The body is not UTF-8.") from error
+    if not text.strip():
+        raise BadInput("The body is empty. Send JSON.")
     try:
         value = json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole

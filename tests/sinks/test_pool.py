@@ -72,6 +72,31 @@ def test_an_answer_that_another_tenants_server_was_not_asked_for_is_never_ours(
     assert {(one.outcome, one.code) for one in ended} == {(Outcome.REFUSED, "503")}
 
 
+def failing_twice(connection: socket.socket) -> None:
+    """Answer 503 and, 20 ms later, a 200 that no request asked for."""
+    while read_request(connection):
+        connection.sendall(NO)
+        time.sleep(0.02)
+        connection.sendall(OK)
+
+
+def test_a_late_success_behind_a_failure_is_not_the_answer_to_the_next_request() -> None:
+    async def run(sink: WebhookSink, port: int) -> list[Attempt]:
+        made = target("webhook", sid="a", url=f"http://127.0.0.1:{port}/", timeout=PATIENCE)
+        ended = []
+        for _ in range(20):
+            ended.extend(await sink.deliver([delivery(made)]))
+            await asyncio.sleep(0.018)
+        await sink.close()
+        return ended
+
+    with server(failing_twice) as port:
+        sink = WebhookSink(settings(webhook_connect_timeout=PATIENCE))
+        ended = asyncio.run(run(sink, port))
+
+    assert {(one.outcome, one.code) for one in ended} == {(Outcome.REFUSED, "503")}
+
+
 def test_redirects_of_two_tenants_to_one_place_share_no_connection() -> None:
     connections: dict[bytes, set[socket.socket]] = {}
 

@@ -64,8 +64,9 @@ def given(name: str, value: Any) -> Case:
 
 CASES = [
     # the body as a whole
-    raw("empty", b"", "The body is not JSON"),
-    raw("white space", b" \r\n ", "The body is not JSON"),
+    raw("empty", b"", "The body is empty"),
+    raw("gzip unsaid", gzip.compress(b"{}"), "Content-Encoding: gzip"),
+    raw("white space", b" \r\n ", "The body is empty"),
     raw("truncated", b'{"event": "CALL", "data": {"a"', "The body is not JSON"),
     raw("truncated array", b'[{"event": "CALL", "data": 1}', "The body is not JSON"),
     raw("a string", b'"CALL"', "The body must be a JSON object"),
@@ -86,7 +87,7 @@ CASES = [
     raw("latin-1", '{"event": "CALL", "data": "é"}'.encode("latin-1"), "not UTF-8"),
     raw("utf-16", '{"event": "CALL", "data": 1}'.encode("utf-16"), "not UTF-8"),
     raw("two byte order marks", BOM * 2 + b'{"event": "CALL", "data": 1}', "The body is not JSON"),
-    raw("a byte order mark alone", BOM, "The body is not JSON"),
+    raw("a byte order mark alone", BOM, "The body is empty"),
     raw("a space and a byte order mark", b" " + BOM + b'{"event":"CALL","data":1}', "not JSON"),
     raw("half a byte order mark", BOM[:2], "not UTF-8"),
     raw("half an escape", b'{"event": "CALL", "data": "\\ud8"}', "The body is not JSON"),

@@ -63,7 +63,8 @@ def raw(name: str, body: bytes, says: str, **how: Any) -> Case:
 
 CASES = [
     # the body as a whole
-    raw("empty", b"", "The body is not JSON"),
+    raw("empty", b"", "The body is empty"),
+    raw("gzip unsaid", gzip.compress(b"{}"), "Content-Encoding: gzip"),
     raw("truncated", b'{"webhook": {"enabled": tr', "The body is not JSON"),
     raw("an array", b"[]", "The body must be a JSON object."),
     raw("a string", b'"webhook"', "The body must be a JSON object."),
@@ -283,7 +284,7 @@ CASES = [
     sub("unknown field", {"colour": "red"}, "colour: Unknown field."),
     sub("hostile field", {"\u202e\x00" + "x" * 99: 1}, "...: Unknown field."),
     sub("another sink's field", {"exchange": "x"}, "exchange: Unknown field."),
-    sub("url", {"url": "ftp://e.com"}, "url: Not a valid URL."),
+    sub("url", {"url": "ftp://e.com"}, "url: Not a valid URL. It must begin with http://"),
     Case("put sink", CRM, {"sink": "nats"}, "sink: Cannot be changed.", method="PUT"),
     Case("put url", CRM, {"url": "x"}, "url: Not a valid URL.", method="PUT"),
     Case("put no url", CRM, {"url": None}, "url: Missing data for required field.", method="PUT"),

@@ -123,7 +123,9 @@ def test_one_bad_sink_in_create_stores_nothing(call: Request) -> None:
     answer = call("POST", "/instance/create", body)
 
     assert answer.status_code == 400
-    assert messages(answer) == ["webhook.url: Not a valid URL."]
+    assert messages(answer) == [
+        "webhook.url: Not a valid URL. It must begin with http:// or https://."
+    ]
     assert (Instance.select().count(), Subscription.select().count()) == (0, 0)
 
 
