@@ -259,7 +259,8 @@ def test_a_database_whose_disk_is_full_holds_up_letters_and_no_event(
         producers.wait_for(200)
         wait_for(lambda: len(receiver.ids()) > seen + 100, 30, "deliveries meanwhile", 0.2)
         rest(5)
-        assert letters(house) < 20
+        # A new connection of PostgreSQL may need room on the disk, so Redis is asked.
+        assert house.lane("letters").dying > 0
         (small_disk / "filler").unlink()
     wait_for(lambda: letters(house) == 20, 30, "the letters", 0.1)
     producers.stop()
