@@ -53,7 +53,7 @@ CHECKS: dict[str, tuple[Callable[[Run], None], tuple[str, ...]]] = {
         for sink in ("nats", "sqs", "pusher")
     },
 }
-"""What the gate measures, and the ratios that come of each. RabbitMQ's ratio is not gated."""
+"""Sections that the gate measures, each with the names of its ratios. RabbitMQ's is not gated."""
 TURNS = 3
 RESULTS = Path(__file__).with_name("results")
 

@@ -50,6 +50,11 @@ GATEWAY: Final = (
 )  # fmt: skip
 """Fields of bodies that gateways, or evoflask itself, send. An emit ignores them in silence."""
 
+
+class _Data(msgspec.Struct):
+    data: msgspec.Raw = msgspec.Raw()
+
+
 # Unknown fields cost nothing where there are none: msgspec finds them while it reads.
 _Body = cast(
     "type[_Known]",
@@ -62,6 +67,7 @@ _Body = cast(
 )
 _decode: Callable[[bytes], _Known] = msgspec.json.Decoder(_Body).decode
 _decode_any: Callable[[bytes], _Known] = msgspec.json.Decoder(_Known).decode
+_decode_data: Callable[[bytes], _Data] = msgspec.json.Decoder(_Data).decode
 _names: Callable[[bytes], dict[str, msgspec.Raw]] = msgspec.json.Decoder(
     dict[str, msgspec.Raw]
 ).decode
@@ -74,7 +80,11 @@ OTHER_WORDS: Final = frozenset({"_id", "locale", "integrationId", "integration_i
 _MEANT: Final = tuple(name for name in FIELDS if name != "apiKey")
 """Fields that a slip loses. `apiKey` has no effect, so a slip for it has none."""
 MAX_STRANGE: Final = 5
-"""Unknown fields of an event that are judged: the work is bounded."""
+"""Unknown fields of an event that are judged, to bound the work."""
+FREE_BYTES: Final = 256 * 1024
+"""Bytes beside `data` that may hold any number of values."""
+MAX_VALUES: Final = 100_000
+"""Values beside `data` in a larger body. Each becomes an object, of many times its bytes."""
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 HALF: Final = "Has half of a surrogate pair, which is no character."
 LENGTHS: Final = {"sender": 256, "dateTime": 64, "serverUrl": 2048, "origin": 256, "apiKey": 512}
@@ -136,10 +146,13 @@ def _read(text: bytes) -> tuple[_Known, tuple[str, ...]]:
     """Read a body, and warn of unknown fields. Raises `BadInput` if a field is a slip for one of
     ours that the body does not have, and msgspec's errors."""
     try:
-        return _decode(text), ()
+        known = _decode(text)
+        _check_values(text, known.data)
+        return known, ()
     except msgspec.ValidationError as error:
         if not str(error).startswith("Object contains unknown field"):
             raise
+    _check_values(text, _decode_data(text).data)
     names = _names(text)
     strange = [name for name in names if name not in _OWN_AND_GATEWAY]
     meant = [_slip_for(name[:100]) for name in strange[:MAX_STRANGE]]
@@ -158,6 +171,15 @@ def _read(text: bytes) -> tuple[_Known, tuple[str, ...]]:
             f"{counted(more, 'more unknown field is', 'more unknown fields are')} ignored."
         )
     return _decode_any(text), tuple(warnings)
+
+
+def _check_values(text: bytes, raw: msgspec.Raw) -> None:
+    """Raise `BadInput` if there are too many values beside `data`, to bound memory."""
+    if len(text) - memoryview(raw).nbytes <= FREE_BYTES:
+        return
+    data = bytes(raw)
+    if sum(text.count(each) - data.count(each) for each in (b",", b":", b"[")) > MAX_VALUES:
+        raise BadInput(f"The body has more than {MAX_VALUES:,} values beside data.")
 
 
 @lru_cache(maxsize=1024)

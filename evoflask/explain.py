@@ -215,7 +215,10 @@ _HELD_UP = {
 
 
 def _tell_end(told: Told, known: _Known, tried: Sequence[DeliveryLog]) -> None:
-    """By what happened last. Tries are those since the event last came onto the lane."""
+    """Fill in the end, by the latest of letter and attempts.
+
+    `tries` counts from when the event last came onto the lane.
+    """
     delivered = [each for each in tried if each.outcome == "delivered"]
     letter = next((each for each in reversed(known.letters) if each.lane == told.lane), None)
     told.tries = _tries(tried)

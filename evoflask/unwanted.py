@@ -36,7 +36,7 @@ class Unwanted:
     at: float
     """When it was accepted, Unix seconds of Redis' clock."""
     reasons: dict[str, Reason]
-    """By lane; without those beyond `WHY_BYTES`."""
+    """Reasons by lane. Reasons beyond `WHY_BYTES` are missing."""
 
 
 def pack(route: Route, event: Event) -> bytes:

@@ -29,13 +29,13 @@ REST_SECONDS: Final = 10.0
 
 @dataclass(slots=True)
 class _Round:
-    """One turn of each instance of a partition."""
+    """Holds the progress of one pass over all instances of a partition."""
 
     waiting: deque[str] = field(default_factory=deque)
     cursor: int = 0
     all_read: bool = False
     begins: float = 0.0
-    """By the monotonic clock."""
+    """Start of the pass, in seconds of the monotonic clock."""
 
 
 class Recounts:

@@ -79,7 +79,7 @@ class GuardedResolver(AbstractResolver):
         if (told := story.current()) is not None:
             told.addresses = [{"address": a, "refused": why} for a, why in reasons.items()]
             told.step("resolve")
-        # One of them is enough to refuse the name: its owner has no business inside.
+        # A single forbidden address refuses the name: its owner points at a private network.
         refused = next(filter(None, reasons.values()), None if reasons else "no address")
         if refused is not None:
             raise ForbiddenAddress(host, refused)

@@ -109,8 +109,8 @@ end
 
 local duplicates, conflicts, kept, accepted, added = {}, {}, 0, 0, 0
 local numbered, told, first, last = tonumber(c[4] or 0), 0, nil, nil
--- Unwanted events are kept to be explained: where memory is known to be short, they are not, and
--- the clock forgets all of them.
+-- Unwanted events are kept for explanations alone. If memory is short, append keeps none, and the
+-- clock forgets all of them.
 local age, recorded = tonumber(ARGV[10]), 0
 local records = not short and age > 0 and tonumber(ARGV[9]) > 0
 for a = HEAD + 1, #ARGV, STEP do

@@ -109,7 +109,7 @@ class Line:
         return Reply(self._wires, wire, answer)
 
     async def speaks_tls(self, url: URL, seconds: float) -> bool:
-        """See `Wires`. No story is told of it."""
+        """Return `Wires.speaks_tls`. The handshake is not part of a test's story."""
         look = self._wires.speaks_tls(url.origin(), seconds)
         return await asyncio.create_task(look, context=contextvars.Context())
 

@@ -3,8 +3,8 @@
 The key is in the header `apikey`, or in `Authorization: Bearer`.
 
 A caller without an operator's key gets the same 401 for a wrong key and for an instance that
-does not exist, so names cannot be found by trying. A read-only key may ask for whatever a
-global one may, and is told 403 where it would change something.
+does not exist, so names cannot be found by trying. A read-only key may read what a
+global one may. It gets 403 for every request that changes something.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def unwanted(n: int, size: int = 20) -> NewEntry:
 
 
 def trim(outbox: Outbox, *, entries: int = 1000, seconds: float = 900) -> None:
-    """As the clock does."""
+    """Trim the instance as the clock does."""
     while outbox.run(verbs.trim(0, "i1", entries=entries, seconds=seconds, n=100))[1]:
         pass
 

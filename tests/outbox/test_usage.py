@@ -259,7 +259,7 @@ def test_a_recount_is_right_beside_appends_and_erasures(
 
 
 def outbox_bytes(redis_client: redis.Redis) -> tuple[int, float]:
-    """What `stored` must be."""
+    """Return the value that `stored` must have, by the entries themselves."""
     rows = redis_client.xrange(keys.outbox(0, "i1"))
     total = sum(int(row[b"w"]) for _, row in rows)
     return total, float(total)

@@ -130,7 +130,7 @@ def test_the_dead_names_of_a_tenant_hold_up_no_other_tenants_first_delivery(
 def test_names_that_were_slow_leave_half_of_the_slots_to_the_others(
     names: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of all tenants, and of one tenant's own."""
+    """The bound holds for all slots, and for the slots of one tenant."""
     monkeypatch.setattr(resolver, "SLOW_SECONDS", 0.01)
 
     async def run() -> list[str]:

@@ -89,14 +89,14 @@ def test_foreign_keys_in_a_shared_redis_cost_no_waiting_event_and_refuse_no_emit
 
 
 def for_operator(receiver: Receiver) -> list[dict[str, Any]]:
-    """What came for the operator, the oldest first."""
+    """Return the operator's events, the oldest first."""
     return [json.loads(each.body) for each in receiver.received() if each.path == "/operator"]
 
 
 def test_stored_bytes_of_an_outbox_that_was_trimmed_behind_the_books_become_right(
     make_house: MakeHouse,
 ) -> None:
-    """As by a process of an older release, which erases without counting."""
+    """A process of an older release erases entries without counting them."""
     house = make_house(workers=0)
     client = house.client()
     for name in "ab":

@@ -62,7 +62,7 @@ control_socket_disable = True
 
 
 class Server:
-    """One gunicorn with one worker. `folder`: of its own."""
+    """Run gunicorn with one worker in a private `folder`."""
 
     def __init__(self, folder: Path, root: Path) -> None:
         self.folder, self.port = folder, free_port()

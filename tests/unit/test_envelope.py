@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -117,3 +118,33 @@ def test_python_values_make_the_event_that_their_body_would() -> None:
 def test_python_values_that_are_no_json_are_bad_input() -> None:
     with pytest.raises(BadInput, match="data: is not JSON"):
         envelope.of({"event": "CALL", "data": {1, 2}})
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b",".join(b'"x%d":1' % n for n in range(1_000_000)),
+        b'"extra":[' + b",".join([b"[]"] * 1_000_000) + b"]",
+        b'"x":"\\ud83d",' + b",".join(b'"x%d":1' % n for n in range(1_000_000)),
+    ],
+    ids=["unknown fields", "a gateway's field", "half a pair"],
+)
+def test_a_body_with_a_million_values_beside_data_takes_no_more_than_a_few_times_its_bytes(
+    rest: bytes,
+) -> None:
+    body = b'{"event": "CALL", "data": 1,' + rest + b"}"
+
+    tracemalloc.start()
+    with pytest.raises(BadInput, match="more than 100,000 values beside data"):
+        envelope.parse(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 4 * len(body)
+
+
+def test_large_values_beside_data_and_many_within_are_taken() -> None:
+    many = b"[" + b",".join([b"1"] * 300_000) + b"]"
+    body = b'{"event": "CALL", "extra": "' + b"x" * 1_000_000 + b'", "data": ' + many + b"}"
+
+    assert envelope.parse(body).data == many
